@@ -1,0 +1,115 @@
+//! Who is who.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A `netstate server` process's identity. Never used again once its node has gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(u64);
+
+/// One Raft group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupId(u16);
+
+/// What tells one cluster's data from another's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClusterId([u8; 16]);
+
+/// Chosen by a client for one transaction, so that a retry is recognised.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId([u8; 16]);
+
+impl NodeId {
+    /// A node id from its number.
+    pub const fn new(raw: u64) -> Self {
+        NodeId(raw)
+    }
+
+    /// The bare number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl GroupId {
+    /// A group id from its number.
+    pub const fn new(raw: u16) -> Self {
+        GroupId(raw)
+    }
+
+    /// The bare number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl ClusterId {
+    /// A cluster id from its 16 bytes.
+    pub const fn new(raw: [u8; 16]) -> Self {
+        ClusterId(raw)
+    }
+
+    /// The id that every node of a cluster founded with this member list derives by itself.
+    pub fn of_founders(initial_cluster: &str) -> Self {
+        let hash = blake3::derive_key("netstate cluster id v1", initial_cluster.as_bytes());
+        ClusterId(hash[..16].try_into().expect("16 of 32 bytes"))
+    }
+
+    /// The 16 bytes.
+    pub const fn get(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl RequestId {
+    /// A request id from its 16 bytes, those of a UUID.
+    pub const fn new(raw: [u8; 16]) -> Self {
+        RequestId(raw)
+    }
+
+    /// The 16 bytes.
+    pub const fn get(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{}", self.0)
+    }
+}
+
+fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}

@@ -1,0 +1,28 @@
+//! Keyspaces and their history, without I/O.
+//!
+//! A keyspace is a named key-value history with one total order of commits. This crate has its words: ids, positions,
+//! transactions, the commits that they become, the chain that the commits form, and what a read returns.
+//!
+//! Must hold: nothing here reads a clock, draws a random number, or blocks. What is replicated is a [`Commit`], an
+//! outcome; nothing in it is left to be decided when it is applied.
+//!
+//! Left to others: storing (`kv-store`), replicating and serving (`kv-node`).
+
+mod chain;
+mod commit;
+mod id;
+mod keyspace;
+pub mod limits;
+mod read;
+mod revision;
+mod time;
+mod txn;
+
+pub use chain::{ChainError, ChainRecord, Digest, Fold, Head};
+pub use commit::{Batch, Change, Commit, Outcome};
+pub use id::{ClusterId, GroupId, NodeId, RequestId};
+pub use keyspace::{Keyspace, KeyspaceError};
+pub use read::{KeyRange, KeyState, KeyValue, RangeResult, RevisionChanges};
+pub use revision::Revision;
+pub use time::Timestamp;
+pub use txn::{Compare, Operand, Operation, Relation, Txn, TxnOutcome};
