@@ -1,0 +1,90 @@
+//! How much memory and how many files a store takes, and how its databases are set up.
+
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel};
+
+/// Limits of a store. The defaults keep a node below some 60 MiB beyond its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of a memtable of the state database; there are at most two.
+    pub state_memtable_bytes: usize,
+    /// Bytes of a memtable of the log database; there are at most two.
+    pub log_memtable_bytes: usize,
+    /// Bytes of blocks, indexes and filters cached, of both databases together.
+    pub block_cache_bytes: usize,
+    /// Bytes of recent log entries kept in memory for each group, beside those that are not written yet.
+    pub log_cache_bytes_per_group: usize,
+    /// Bytes of log entries of all groups that wait to be written; who appends more waits.
+    pub log_queue_bytes: usize,
+    /// Table files that each database keeps open.
+    pub open_files: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            state_memtable_bytes: 12 << 20,
+            log_memtable_bytes: 6 << 20,
+            block_cache_bytes: 12 << 20,
+            log_cache_bytes_per_group: 256 << 10,
+            log_queue_bytes: 8 << 20,
+            open_files: 128,
+        }
+    }
+}
+
+/// Bytes of the log's write-ahead files before their memtables are flushed to let them go.
+const LOG_WAL_BYTES: u64 = 64 << 20;
+
+impl Options {
+    fn common(&self, cache: &Cache, found: bool) -> (rocksdb::Options, BlockBasedOptions) {
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(found);
+        options.set_paranoid_checks(true);
+        options.set_max_open_files(self.open_files);
+        options.set_max_background_jobs(2);
+        options.set_max_write_buffer_number(2);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options.set_log_level(LogLevel::Warn);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.set_max_manifest_file_size(4 << 20);
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(cache);
+        tables.set_cache_index_and_filter_blocks(true);
+        tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        tables.set_format_version(5);
+        (options, tables)
+    }
+
+    /// The state database: point reads of keys that mostly don't exist yet, range reads, many overwrites.
+    pub(crate) fn state(&self, cache: &Cache, found: bool) -> rocksdb::Options {
+        let (mut options, mut tables) = self.common(cache, found);
+        tables.set_bloom_filter(10.0, false);
+        options.set_block_based_table_factory(&tables);
+        options.set_write_buffer_size(self.state_memtable_bytes);
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(0.05);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_target_file_size_base(16 << 20);
+        options.set_max_bytes_for_level_base(64 << 20);
+        options
+    }
+
+    /// The log database: written once, read from memory, gone after the next purge.
+    ///
+    /// Its write-ahead files are not recycled. In a recycled file the end of the log cannot be told from a damaged
+    /// record, so recovery would drop what comes after one; like this, it drops a record torn by a crash and refuses a
+    /// damaged one.
+    pub(crate) fn log(&self, cache: &Cache, found: bool) -> rocksdb::Options {
+        let (mut options, tables) = self.common(cache, found);
+        options.set_block_based_table_factory(&tables);
+        options.set_write_buffer_size(self.log_memtable_bytes);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_max_total_wal_size(LOG_WAL_BYTES);
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+        options.set_track_and_verify_wals_in_manifest(true);
+        options.set_recycle_log_file_num(0);
+        options
+    }
+}

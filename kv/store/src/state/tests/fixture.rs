@@ -1,0 +1,181 @@
+//! What format 1 looks like on disk, byte by byte: `testdata/format-1/`.
+//!
+//! Today's code must open it, and write the same. `UPDATE=1` rewrites it, which is right only before format 1 is released;
+//! afterwards a change takes a new format, a fixture of its own, and code that still opens this one.
+
+use std::{fmt::Write, fs, path::Path};
+
+use bytes::Bytes;
+use kv_core::{KeyRange, RequestId, Revision};
+use rocksdb::{DB, IteratorMode};
+
+use crate::{
+    OpenError, Options, Store, StoreError,
+    log::render as render_log,
+    state::keys,
+    testkit::{G0, IDENTITY, apply, commit, keyspace, log_id, open, with_request},
+};
+
+const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/records.txt");
+const IDENTITY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/IDENTITY");
+
+/// One line of the fixture: the database (or `chunk`, of a snapshot), the key, the record.
+type Line = (String, Vec<u8>, Vec<u8>);
+
+/// At least one record of every kind.
+fn write_history(dir: &Path) -> Vec<Bytes> {
+    let store = open(dir);
+    apply(store.state(), G0, 1, vec![with_request(commit("k", 0, &[(b"a\0b", Some(b"1"))]), 7)]);
+    apply(store.state(), G0, 2, vec![commit("k", 1, &[(b"a\0b", Some(b"2")), (b"c", Some(b"3"))])]);
+    apply(store.state(), G0, 3, vec![commit("k", 2, &[(b"c", None)])]);
+    let entry = crate::EntryToApply { index: 4, log_id: log_id(4), membership: Some("members".into()), batch: None };
+    store.state().apply(G0, &[entry]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let log = store.log();
+    runtime.block_on(async {
+        log.append(G0, (1..6).map(|index| (index, format!("entry {index}").into())).collect(), Box::new(drop)).await;
+        log.save_vote(G0, "vote".into(), Box::new(drop)).await;
+        log.save_committed(G0, "committed".into());
+        log.purge_upto(G0, 2, "purged".into(), Box::new(drop)).await;
+    });
+    let mut snapshot = store.state().snapshot(G0).unwrap();
+    std::iter::from_fn(|| snapshot.next_chunk(1 << 20).unwrap()).collect()
+}
+
+fn dump(dir: &Path, chunks: &[Bytes]) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut text = String::new();
+    for (database, render) in [("state", keys::render as fn(&[u8]) -> String), ("raft-log", render_log)] {
+        let raw = DB::open_default(dir.join(database)).unwrap();
+        for item in raw.iterator(IteratorMode::Start) {
+            let (key, record) = item.unwrap();
+            writeln!(text, "# {}\n{database} {} {}", render(&key), hex(&key), hex(&record)).unwrap();
+        }
+    }
+    for chunk in chunks {
+        writeln!(text, "# a part of a snapshot\nchunk - {}", hex(chunk)).unwrap();
+    }
+    text
+}
+
+fn fixture() -> Vec<Line> {
+    let bytes = |hex: &str| -> Vec<u8> {
+        let digits = hex.as_bytes().chunks_exact(2);
+        digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    };
+    let text = fs::read_to_string(RECORDS).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let parts = lines.map(|line| line.split(' ').collect::<Vec<_>>());
+    parts.map(|parts| (parts[0].into(), bytes(parts[1].trim_matches('-')), bytes(parts[2]))).collect()
+}
+
+/// A data directory with the fixture's records, of which some may be exchanged.
+fn restored(exchange: impl Fn(&[u8], Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(IDENTITY_FILE, dir.path().join("IDENTITY")).unwrap();
+    for database in ["state", "raft-log"] {
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(true);
+        let raw = DB::open(&options, dir.path().join(database)).unwrap();
+        for (_, key, record) in fixture().into_iter().filter(|(of, ..)| of == database) {
+            let record = exchange(&key, record);
+            raw.put(key, record).unwrap();
+        }
+        raw.flush().unwrap();
+    }
+    dir
+}
+
+#[test]
+fn what_is_written_is_format_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let chunks = write_history(dir.path());
+    let (records, identity) = (dump(dir.path(), &chunks), fs::read(dir.path().join("IDENTITY")).unwrap());
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(Path::new(RECORDS).parent().unwrap()).unwrap();
+        fs::write(RECORDS, &records).unwrap();
+        fs::write(IDENTITY_FILE, &identity).unwrap();
+    }
+    assert_eq!(records, fs::read_to_string(RECORDS).unwrap());
+    assert_eq!(identity, fs::read(IDENTITY_FILE).unwrap());
+    for kind in 0..=6 {
+        assert!(fixture().iter().any(|(of, key, _)| of == "state" && key[2] == kind), "no record of kind {kind}");
+    }
+}
+
+fn check_state(store: &Store) {
+    let (state, name) = (store.state(), keyspace("k"));
+    assert_eq!(state.verify(G0).unwrap().records, 3);
+    let applied = state.applied(G0).unwrap().unwrap();
+    assert_eq!((applied.log_id, applied.membership), (log_id(4), Some("members".into())));
+    for (at, key, value) in [(1, "a\0b", Some("1")), (2, "a\0b", Some("2")), (2, "c", Some("3")), (3, "c", None)] {
+        let found = state.get(G0, &name, key.as_bytes(), Some(Revision::new(at))).unwrap();
+        assert_eq!(found.map(|found| found.value), value.map(Bytes::from), "{key} at {at}");
+    }
+    assert_eq!(state.range(G0, &name, &KeyRange::All, None, 10).unwrap().kvs.len(), 1);
+    assert!(state.outcome(G0, &name, &RequestId::new([7; 16])).unwrap().is_some());
+}
+
+#[test]
+fn format_1_opens() {
+    let store = open(restored(|_, record| record).path());
+    check_state(&store);
+    let log = store.log();
+    assert_eq!(log.vote(G0).unwrap().unwrap(), "vote");
+    assert_eq!(log.committed(G0).unwrap().unwrap(), "committed");
+    let bounds = log.bounds(G0).unwrap();
+    assert_eq!((bounds.purged.unwrap(), bounds.first), ("purged".into(), Some(3)));
+    assert_eq!(log.read(G0, 3, 9, 1000).unwrap().last(), Some(&(5, "entry 5".into())));
+}
+
+#[test]
+fn a_snapshot_of_format_1_installs() {
+    let store = Store::open_temporary(&IDENTITY, &Options::default()).unwrap();
+    let mut receiver = store.state().receive(G0).unwrap();
+    for (_, _, chunk) in fixture().into_iter().filter(|(of, ..)| of == "chunk") {
+        receiver.chunk(&chunk).unwrap();
+    }
+    store.state().install(receiver.finish().unwrap()).unwrap();
+    check_state(&store);
+}
+
+/// A record of a version to come is told from damage, wherever it is met.
+#[test]
+fn format_99_is_refused_by_name() {
+    let newer = |key: &[u8], mut record: Vec<u8>| {
+        record[0] = 99;
+        let crc = crc32fast::hash(&[&[99], key, &record[5..]].concat());
+        record[1..5].copy_from_slice(&crc.to_le_bytes());
+        record
+    };
+    let check = |error: StoreError| {
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::NewerFormat { found: 99, known: 1, .. }), "{text}");
+        assert!(text.contains("has format 99, and this version knows formats up to 1; start the version of"), "{text}");
+    };
+    for (database, at_open, _) in fixture().into_iter().filter(|(of, ..)| of != "chunk") {
+        let dir = restored(|key, record| if key == at_open { newer(key, record) } else { record });
+        let opened = Store::open(dir.path(), &IDENTITY, &Options::default());
+        let store = match opened {
+            Err(OpenError::Store(error)) => {
+                check(error);
+                continue;
+            }
+            Err(other) => panic!("{other}"),
+            Ok(store) => store,
+        };
+        let (state, name) = (store.state(), keyspace("k"));
+        let met = match (database.as_str(), at_open[2]) {
+            ("raft-log", _) => store.log().read(G0, 3, 6, 1000).map(drop),
+            (_, keys::REQUEST) => state.outcome(G0, &name, &RequestId::new([7; 16])).map(drop),
+            // Only a snapshot looks into these: of an expiry and of a removal's place the key says it all.
+            (_, keys::EXPIRY) => state.snapshot(G0).unwrap().next_chunk(1 << 20).map(drop),
+            _ => match state.verify(G0) {
+                Err(crate::VerifyError::Store(error)) => Err(error),
+                other => panic!("{other:?}"),
+            },
+        };
+        // An entry behind one that cannot be read is not looked at.
+        check(met.expect_err(&keys::render(&at_open)));
+    }
+}

@@ -1,0 +1,7 @@
+mod apply;
+mod concurrent;
+mod crash;
+mod damage;
+mod fixture;
+mod model;
+mod snapshot;
