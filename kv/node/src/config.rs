@@ -1,0 +1,229 @@
+//! What a node is started with.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+
+use kv_core::{ClusterId, NodeId};
+
+/// Groups of a cluster that is founded without saying how many.
+pub const GROUPS_DEFAULT: u16 = 16;
+
+/// Groups a cluster has at most.
+pub const GROUPS_MAX: u16 = 256;
+
+/// Nodes a cluster is founded with at most. Every node holds every group, so more would only slow down commits.
+pub const FOUNDERS_MAX: usize = 7;
+
+/// Left free on the disk: room for flushing and compacting what is in memory, and for votes.
+pub const DISK_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Everything that a node needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name, one of `initial_cluster`.
+    pub name: String,
+    /// Where its data lies. Created if missing.
+    pub data_dir: PathBuf,
+    /// Where it listens for other nodes.
+    pub listen_peer: SocketAddr,
+    /// The nodes that the cluster was founded with, this one included. The same on all of them, in any order.
+    pub initial_cluster: Vec<Member>,
+    /// Raft groups; fixed when the cluster is founded.
+    pub groups: u16,
+    /// How patient it is.
+    pub timing: Timing,
+    /// Bytes to leave free on the disk: with less, writes are refused.
+    pub disk_reserve_bytes: u64,
+    /// Memory and file limits of its store.
+    pub store: kv_store::Options,
+}
+
+/// A node as an operator names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Where other nodes reach it: `host:port`.
+    pub peer: String,
+}
+
+/// A node as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Where other nodes reach it: `host:port`.
+    pub peer: String,
+}
+
+/// How patient a node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// A follower that hears nothing for a random time between this …
+    pub election_min: Duration,
+    /// … and this asks for votes. It is also how long a leader's lease lasts.
+    pub election_max: Duration,
+    /// A transaction without an answer for so long is reported as unknown.
+    pub commit_timeout: Duration,
+    /// A read that cannot be confirmed for so long is given up.
+    pub read_timeout: Duration,
+    /// Between comparisons of heads with the other replicas.
+    pub compare_heads: Duration,
+    /// Between looks at logs that could be purged and leaders that could be spread.
+    pub housekeeping: Duration,
+    /// Log bytes of all groups together, and …
+    pub purge_after_bytes: u64,
+    /// … entries of one group, beyond which state is flushed and logs are purged.
+    pub purge_after_entries: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(1000),
+            commit_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            compare_heads: Duration::from_secs(1),
+            housekeeping: Duration::from_secs(2),
+            purge_after_bytes: 64 * 1024 * 1024,
+            purge_after_entries: 20_000,
+        }
+    }
+}
+
+/// What is wrong with a configuration. All of it is reported at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not among the founders.
+    #[error("the node's name {name:?} is not in the initial cluster ({known}); add it or correct the name")]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// The names that are there.
+        known: String,
+    },
+    /// Twice among the founders.
+    #[error("{what:?} stands twice in the initial cluster; names and addresses are used once")]
+    Twice {
+        /// The name or address.
+        what: String,
+    },
+    /// An address without host or port.
+    #[error("{peer:?} of node {name:?} is not of the form host:port")]
+    Address {
+        /// The node.
+        name: String,
+        /// Its address.
+        peer: String,
+    },
+    /// Too many founders.
+    #[error("{count} nodes in the initial cluster; {FOUNDERS_MAX} at most")]
+    Founders {
+        /// How many.
+        count: usize,
+    },
+    /// No or too many groups.
+    #[error("{groups} groups; 1 to {GROUPS_MAX} are possible")]
+    Groups {
+        /// How many.
+        groups: u16,
+    },
+}
+
+impl Config {
+    /// All mistakes in it.
+    pub fn mistakes(&self) -> Vec<ConfigError> {
+        let mut mistakes = Vec::new();
+        if !self.initial_cluster.iter().any(|member| member.name == self.name) {
+            let known = self.initial_cluster.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+            mistakes.push(ConfigError::UnknownName { name: self.name.clone(), known });
+        }
+        let mut seen = BTreeSet::new();
+        for member in &self.initial_cluster {
+            for what in [&member.name, &member.peer] {
+                if !seen.insert(what) {
+                    mistakes.push(ConfigError::Twice { what: what.clone() });
+                }
+            }
+            let port = member.peer.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+            if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+                mistakes.push(ConfigError::Address { name: member.name.clone(), peer: member.peer.clone() });
+            }
+        }
+        if self.initial_cluster.len() > FOUNDERS_MAX {
+            mistakes.push(ConfigError::Founders { count: self.initial_cluster.len() });
+        }
+        if self.groups == 0 || self.groups > GROUPS_MAX {
+            mistakes.push(ConfigError::Groups { groups: self.groups });
+        }
+        mistakes
+    }
+
+    /// The founders in the order of their names, which is that of their ids.
+    pub(crate) fn members(&self) -> Vec<MemberInfo> {
+        let mut sorted = self.initial_cluster.clone();
+        sorted.sort();
+        let info = |(at, member): (usize, Member)| MemberInfo {
+            id: NodeId::new(at as u64 + 1),
+            name: member.name,
+            peer: member.peer,
+        };
+        sorted.into_iter().enumerate().map(info).collect()
+    }
+
+    /// What every founder derives alike.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        let founders: Vec<_> = self.members().into_iter().map(|m| format!("{}={}", m.name, m.peer)).collect();
+        ClusterId::of_founders(&founders.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str, founders: &[(&str, &str)]) -> Config {
+        let member = |(name, peer): &(&str, &str)| Member { name: (*name).into(), peer: (*peer).into() };
+        Config {
+            name: name.into(),
+            data_dir: PathBuf::new(),
+            listen_peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+            initial_cluster: founders.iter().map(member).collect(),
+            groups: GROUPS_DEFAULT,
+            timing: Timing::default(),
+            disk_reserve_bytes: DISK_RESERVE_BYTES,
+            store: kv_store::Options::default(),
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mut wrong = config("n4", &[("n1", "a:1"), ("n1", "a:2"), ("n2", "a:1"), ("n3", "nowhere")]);
+        wrong.groups = 0;
+        let texts: Vec<_> = wrong.mistakes().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "the node's name \"n4\" is not in the initial cluster (n1, n1, n2, n3); add it or correct the name",
+                "\"n1\" stands twice in the initial cluster; names and addresses are used once",
+                "\"a:1\" stands twice in the initial cluster; names and addresses are used once",
+                "\"nowhere\" of node \"n3\" is not of the form host:port",
+                "0 groups; 1 to 256 are possible",
+            ]
+        );
+    }
+
+    #[test]
+    fn founders_agree_whatever_order_they_are_given_in() {
+        let one = config("n1", &[("n1", "a:1"), ("n2", "b:1")]);
+        let two = config("n2", &[("n2", "b:1"), ("n1", "a:1")]);
+        assert_eq!(one.cluster(), two.cluster());
+        assert_eq!(one.members(), two.members());
+        assert_ne!(one.cluster(), config("n1", &[("n1", "a:1"), ("n2", "b:2")]).cluster());
+    }
+}

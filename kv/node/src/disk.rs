@@ -1,0 +1,100 @@
+//! Room on the disk, watched so that it never runs out under a write.
+//!
+//! A log or a state that meets a full disk has failed, and a failed store stops the node. Before that happens, with a reserve
+//! left for what must still be written (votes, flushes, compaction), the node takes no more log entries: what it leads it
+//! refuses and hands over, what others send it refuses. Reads, watches and votes go on, and writes do as soon as there is
+//! room again.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks. At full speed a node writes some ten megabytes meanwhile, far less than the reserve.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How much room is left for writes.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    folder: Arc<PathBuf>,
+    reserve_bytes: u64,
+    free_bytes: Arc<AtomicU64>,
+}
+
+/// There is too little room to take more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Full {
+    pub(crate) folder: String,
+    pub(crate) free_bytes: u64,
+    pub(crate) reserve_bytes: u64,
+}
+
+impl Disk {
+    /// Looks now, and from then on until `stop`.
+    pub(crate) fn watch(folder: PathBuf, reserve_bytes: u64, stop: CancellationToken) -> Self {
+        let disk = Disk { folder: Arc::new(folder), reserve_bytes, free_bytes: Arc::new(AtomicU64::new(u64::MAX)) };
+        disk.look();
+        let watching = disk.clone();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(LOOK_EVERY);
+            let mut was_full = false;
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                watching.look();
+                match watching.check() {
+                    Err(full) if !was_full => {
+                        tracing::error!(
+                            free_bytes = full.free_bytes,
+                            folder = full.folder,
+                            "disk full: writes refused"
+                        );
+                        was_full = true;
+                    }
+                    Ok(()) if was_full => {
+                        tracing::info!(folder = %watching.folder.display(), "room again: writes are taken");
+                        was_full = false;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        disk
+    }
+
+    fn look(&self) {
+        match rustix::fs::statvfs(self.folder.as_ref()) {
+            Ok(found) => self.free_bytes.store(found.f_bavail * found.f_frsize, Ordering::Relaxed),
+            Err(error) => tracing::warn!(%error, folder = %self.folder.display(), "cannot tell how full the disk is"),
+        }
+    }
+
+    /// Whether more may be written.
+    pub(crate) fn check(&self) -> Result<(), Full> {
+        let free_bytes = self.free_bytes.load(Ordering::Relaxed);
+        if free_bytes >= self.reserve_bytes {
+            return Ok(());
+        }
+        let folder = self.folder.display().to_string();
+        Err(Full { folder, free_bytes, reserve_bytes: self.reserve_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reserve_that_is_not_there_refuses_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        assert_eq!(Disk::watch(folder.path().into(), 1, stop.clone()).check(), Ok(()));
+        let full = Disk::watch(folder.path().into(), u64::MAX, stop.clone()).check().unwrap_err();
+        assert_eq!(full.folder, folder.path().display().to_string());
+        stop.cancel();
+    }
+}

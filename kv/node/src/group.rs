@@ -1,0 +1,221 @@
+//! One Raft group on this node.
+
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
+
+use kv_core::{GroupId, NodeId};
+use kv_store::{Store, StoreError};
+use openraft::{ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use tokio::sync::watch;
+
+use crate::{
+    barrier::Barrier,
+    clock::Clock,
+    config::{MemberInfo, Timing},
+    disk::Disk,
+    error::StartError,
+    link::Links,
+    observer::Observer,
+    proposer::Proposer,
+    publish::{Published, applied_index},
+    raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
+};
+
+/// Why this node must stop, once it must. The first reason stays.
+#[derive(Clone)]
+pub(crate) struct Failure(watch::Sender<Option<String>>);
+
+impl Failure {
+    pub(crate) fn new() -> Self {
+        Failure(watch::Sender::new(None))
+    }
+
+    pub(crate) fn report(&self, reason: &str) {
+        self.0.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                tracing::error!(reason, "this node must stop");
+                *known = Some(reason.to_string());
+            }
+            first
+        });
+    }
+
+    pub(crate) async fn wait(&self) -> String {
+        let mut told = self.0.subscribe();
+        match told.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Who leads a group, and whether this replica may serve at all.
+#[derive(Clone)]
+pub(crate) struct Leadership {
+    group: GroupId,
+    metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
+    problem: Arc<OnceLock<String>>,
+    failure: Failure,
+}
+
+impl Leadership {
+    /// The term, while this node leads the group and has applied everything from before that term.
+    pub(crate) fn leads(&self) -> Option<u64> {
+        if self.problem.get().is_some() {
+            return None;
+        }
+        let metrics = self.metrics.borrow_watched();
+        let of_term = metrics.last_applied.is_some_and(|id| id.committed_leader_id().term == metrics.current_term);
+        (metrics.state == ServerState::Leader && of_term).then_some(metrics.current_term)
+    }
+
+    /// Who leads, as far as this node knows.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.metrics.borrow_watched().current_leader.map(NodeId::new)
+    }
+
+    /// Why this replica serves nothing, if so.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.get().map(String::as_str)
+    }
+
+    /// Takes this replica out of service.
+    pub(crate) fn out_of_service(&self, reason: &str) {
+        tracing::error!(group = %self.group, reason, "out of service");
+        // The first reason stays.
+        let _ = self.problem.set(reason.to_string());
+    }
+
+    /// The local store failed: this node stops. Returns the reason as text.
+    pub(crate) fn damaged(&self, error: &StoreError) -> String {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        self.failure.report(&reason);
+        reason
+    }
+}
+
+/// One group and its tasks.
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) raft: Raft,
+    pub(crate) leadership: Leadership,
+    pub(crate) proposer: Proposer,
+    pub(crate) barrier: Barrier,
+    pub(crate) published: Arc<Published>,
+    /// Bytes appended to its log since the node started.
+    pub(crate) appended: Arc<AtomicU64>,
+}
+
+/// What all groups of a node share.
+pub(crate) struct Shared<'a> {
+    pub(crate) own: &'a MemberInfo,
+    pub(crate) store: &'a Store,
+    pub(crate) links: &'a Links,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) observer: &'a Arc<dyn Observer>,
+    pub(crate) failure: &'a Failure,
+    pub(crate) timing: &'a Timing,
+    pub(crate) disk: &'a Disk,
+}
+
+impl Group {
+    /// Starts a group from what is stored of it.
+    pub(crate) async fn start(id: GroupId, shared: &Shared<'_>) -> Result<Self, StartError> {
+        let failed = |reason: String| StartError::Group { group: id, reason };
+        let state = shared.store.state().clone();
+        let applied = applied_index(&state, id).map_err(|error| failed(error.to_string()))?;
+        let published = Arc::new(Published::new(&state, id, applied));
+        let appended = Arc::new(AtomicU64::new(0));
+        let machine = Machine {
+            group: id,
+            state: state.clone(),
+            observer: shared.observer.clone(),
+            published: published.clone(),
+        };
+        let log = LogStore::new(id, shared.store.log().clone(), appended.clone());
+        let network = Network { group: id, links: shared.links.clone() };
+        let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
+        let raft = Raft::new(shared.own.id.get(), config, network, log, machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let leadership =
+            Leadership { group: id, metrics: raft.metrics(), problem: Arc::default(), failure: shared.failure.clone() };
+        tokio::spawn(observe(id, leadership.clone(), shared.observer.clone()));
+        let proposer =
+            Proposer::start(id, raft.clone(), state, shared.clock.clone(), leadership.clone(), shared.disk.clone());
+        let barrier = Barrier::start(
+            id,
+            shared.own.id,
+            raft.clone(),
+            shared.links.clone(),
+            leadership.clone(),
+            published.progress(),
+            shared.timing.read_timeout,
+        );
+        Ok(Group { id, raft, leadership, proposer, barrier, published, appended })
+    }
+
+    /// Founds the group, if nobody has: `first` at once, the others only when it doesn't.
+    pub(crate) async fn found(&self, members: &[MemberInfo], first: bool, patience: std::time::Duration) {
+        if !first {
+            let known = self.raft.wait(Some(patience)).metrics(|m| m.current_leader.is_some(), "a leader").await;
+            if known.is_ok() {
+                return;
+            }
+        }
+        let node = |member: &MemberInfo| {
+            (member.id.get(), MemberNode { name: member.name.clone(), peer: member.peer.clone() })
+        };
+        let members: std::collections::BTreeMap<_, _> = members.iter().map(node).collect();
+        if let Err(error) = self.raft.initialize(members).await {
+            // It has been founded already, as after every restart.
+            tracing::debug!(group = %self.id, %error, "not founded anew");
+        }
+    }
+}
+
+fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {
+    let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: group.to_string(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        enable_pre_vote: Some(true),
+        // A leader that comes back has lost what it had applied and not flushed; it must not go on as if it had not.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        // Flushing and purging follow bytes, which openraft doesn't see: `housekeeping` does both.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        // A replica is sent a snapshot only when the log that it needs has gone.
+        replication_lag_threshold: u64::MAX,
+        ..openraft::Config::default()
+    }
+}
+
+/// Tells the observer who leads, and the node when the group has died.
+async fn observe(group: GroupId, leadership: Leadership, observer: Arc<dyn Observer>) {
+    let mut metrics = leadership.metrics.clone();
+    let mut told = None;
+    loop {
+        let (leader, fatal) = {
+            let now = metrics.borrow_watched();
+            (now.current_leader.map(NodeId::new), now.running_state.as_ref().err().map(ToString::to_string))
+        };
+        if let Some(fatal) = fatal {
+            if leadership.problem().is_none() && !fatal.contains("stopped") {
+                leadership.failure.report(&format!("{group} cannot go on: {fatal}"));
+            }
+            return;
+        }
+        if told != Some(leader) {
+            observer.leadership(group, leader);
+            told = Some(leader);
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

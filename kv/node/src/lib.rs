@@ -1,0 +1,44 @@
+//! One node of the key-value store: its groups, its links to the other nodes, and what it serves from them.
+//!
+//! ```text
+//!  txns ──► proposer ──► raft (openraft) ──► log (kv-store)        one per group
+//!                          │      ▲ │
+//!                          ▼      │ ▼
+//!  reads ◄─ state ◄── machine    link ◄──► other nodes              one per pair of nodes
+//!    ▲        │          │
+//!  barrier  watch     observer (the layer above)
+//! ```
+//!
+//! Must hold: nothing is acknowledged before a majority has it on stable storage; a replica that differs from the others
+//! or fails a checksum serves nothing more. openraft's types do not leave the module `raft`'s users in this crate.
+//!
+//! Left to others: what the keys mean; who may ask.
+
+mod barrier;
+mod clock;
+mod config;
+mod disk;
+mod error;
+mod group;
+mod heads;
+mod housekeeping;
+mod link;
+mod node;
+mod observer;
+mod overlay;
+mod proposer;
+mod publish;
+mod raft;
+mod requests;
+mod snapshot;
+mod watch;
+
+pub use clock::{Clock, SystemClock};
+pub use config::{
+    Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,
+};
+pub use error::{CallError, CommitError, ReadError, Retry, StartError, WatchError};
+pub use kv_store::{Options as StoreOptions, VerifyError};
+pub use node::{Consistency, GroupStatus, Node, Verified};
+pub use observer::{AppliedCommit, CallHandler, Observer, Visit};
+pub use watch::Watch;

@@ -1,0 +1,123 @@
+//! The other nodes' end of their links: their requests come in, our answers go out.
+
+use std::{pin::Pin, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use futures::Stream;
+use kv_core::{GroupId, NodeId};
+use kv_proto::peer::v1::{
+    Frame, Kind, Message,
+    peer_server::{Peer, PeerServer},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Server as Transport};
+
+use super::{
+    ANSWERS_MESSAGES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Handler, Identity, SERVED_AT_ONCE, STREAM_WINDOW_BYTES,
+    frame,
+};
+
+/// Accepts links.
+pub(crate) struct Server<H> {
+    own: Identity,
+    handler: Arc<H>,
+    stop: CancellationToken,
+}
+
+impl<H: Handler> Server<H> {
+    /// Serves until `stop`.
+    pub(crate) async fn run(own: Identity, handler: Arc<H>, listener: TcpListener, stop: CancellationToken) {
+        let server = Server { own, handler, stop: stop.clone() };
+        let service = PeerServer::new(server)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX);
+        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let served = Transport::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the peer port is closed");
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Handler> Peer for Server<H> {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+    async fn link(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::LinkStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("no hello"))?;
+        let from = frame::check(self.own, None, &first).map_err(Status::failed_precondition)?;
+        let (frames, outgoing) = mpsc::channel(1);
+        let hello = frame::hello(self.own, from);
+        frames.send(Ok(hello)).await.map_err(|_| Status::cancelled("closed at once"))?;
+
+        let (answers, mut queue) = mpsc::channel::<Message>(ANSWERS_MESSAGES);
+        tokio::spawn(async move {
+            while let Some(frame) = frame::next(&mut queue, |answer| answer).await {
+                if frames.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::spawn(serve(from, requests, answers, self.handler.clone(), self.stop.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+async fn serve<H: Handler>(
+    from: NodeId,
+    mut requests: Streaming<Frame>,
+    answers: mpsc::Sender<Message>,
+    handler: Arc<H>,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(SERVED_AT_ONCE));
+    let reading = async {
+        while let Ok(Some(frame)) = requests.message().await {
+            for request in frame.messages {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let (answers, ordered) = (answers.clone(), request.kind() == Kind::Append);
+                let mut answering = Box::pin(answer(from, request, handler.clone()));
+                // Log entries have to reach their group in the order in which they were sent: the first poll hands them
+                // over, the rest only waits.
+                let ready = if ordered { futures::poll!(&mut answering) } else { Poll::Pending };
+                tokio::spawn(async move {
+                    let answer = match ready {
+                        Poll::Ready(answer) => answer,
+                        Poll::Pending => answering.await,
+                    };
+                    drop(place);
+                    // The link has gone: the asker learns it from there.
+                    let _ = answers.send(answer).await;
+                });
+            }
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn answer<H: Handler>(from: NodeId, request: Message, handler: Arc<H>) -> Message {
+    let kind = request.kind();
+    let answered = match u16::try_from(request.group) {
+        Ok(group) => handler.handle(from, kind, GroupId::new(group), request.payload).await,
+        Err(_) => Err(format!("there is no group {}", request.group)),
+    };
+    let (failed, payload) = match answered {
+        Ok(payload) => (false, payload),
+        Err(reason) => (true, Bytes::from(reason)),
+    };
+    Message { id: request.id, answer: true, failed, kind: Kind::into(kind), group: request.group, payload }
+}

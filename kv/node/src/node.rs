@@ -1,0 +1,480 @@
+//! The node: what the layer above holds.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use kv_core::{
+    ClusterId, Fold, GroupId, Head, KeyRange, Keyspace, NodeId, Outcome, RangeResult, RequestId, Revision,
+    RevisionChanges, Txn, TxnOutcome, limits,
+};
+use kv_proto::peer::v1::Kind;
+use kv_store::{Identity, Store, StoreError, VerifyError};
+use openraft::async_runtime::WatchReceiver;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    config::{Config, MemberInfo, Timing},
+    disk::Disk,
+    error::{CallError, CommitError, ReadError, Retry, StartError},
+    group::{Failure, Group, Leadership, Shared},
+    heads::{self, Heads},
+    housekeeping,
+    link::{self, LinkError, Links},
+    observer::{CallHandler, Observer},
+    publish,
+    raft::{self, decode, encode},
+    requests::{Forwarded, ForwardedAnswer},
+    snapshot::Incoming,
+    watch::Watch,
+};
+
+/// How long a node that should not found a group by itself waits for the one that should.
+const FOUND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two attempts to find a leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
+
+/// One node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees everything acknowledged before it began.
+    Linearizable,
+    /// Sees what the local replica has.
+    Serializable,
+}
+
+/// One group, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// Who leads it.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: u64,
+    /// Log index known to be committed.
+    pub committed: u64,
+    /// Log index applied here.
+    pub applied: u64,
+    /// Keyspaces in it.
+    pub keyspaces: u64,
+    /// Of their heads, at `applied` or a moment later.
+    pub fold: Fold,
+    /// Why this replica serves nothing, if so.
+    pub problem: Option<String>,
+}
+
+/// What a walk over a group's chains found sound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Keyspaces walked.
+    pub keyspaces: u64,
+    /// Records walked.
+    pub records: u64,
+    /// Of all heads.
+    pub fold: Fold,
+    /// The log index that this is true of.
+    pub applied: u64,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) cluster: ClusterId,
+    pub(crate) members: Vec<MemberInfo>,
+    pub(crate) store: Store,
+    pub(crate) groups: Vec<Group>,
+    pub(crate) links: Links,
+    pub(crate) calls: Arc<dyn CallHandler>,
+    pub(crate) timing: Timing,
+    pub(crate) failure: Failure,
+    pub(crate) stop: CancellationToken,
+    pub(crate) disk: Disk,
+    pub(crate) incoming: Incoming,
+    pub(crate) heads: Heads,
+}
+
+impl Inner {
+    pub(crate) fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.get(usize::from(id.get()))
+    }
+}
+
+/// A read error that only the store can cause: nothing was asked for that could be compacted or in the future.
+pub(crate) fn store_error(error: kv_store::ReadError) -> StoreError {
+    match error {
+        kv_store::ReadError::Store(error) => error,
+        other => unreachable!("a read of the latest state cannot be out of range: {other}"),
+    }
+}
+
+/// The store's read error as ours; damage stops the node.
+pub(crate) fn read_error(leadership: &Leadership, group: GroupId, error: kv_store::ReadError) -> ReadError {
+    match error {
+        kv_store::ReadError::Compacted { asked, floor } => ReadError::Compacted { asked, floor },
+        kv_store::ReadError::Future { asked, head } => ReadError::Future { asked, head },
+        kv_store::ReadError::Store(error) => {
+            let reason = leadership.damaged(&error);
+            ReadError::OutOfService { group, reason }
+        }
+    }
+}
+
+impl Node {
+    /// Opens the store, shows the observer what is in it, and starts the groups and links.
+    pub async fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        calls: Arc<dyn CallHandler>,
+    ) -> Result<Node, StartError> {
+        let mistakes = config.mistakes();
+        if !mistakes.is_empty() {
+            return Err(StartError::Config(mistakes));
+        }
+        let (members, cluster) = (config.members(), config.cluster());
+        let own = members.iter().find(|member| member.name == config.name).expect("checked above").clone();
+        let listener = TcpListener::bind(config.listen_peer)
+            .await
+            .map_err(|source| StartError::Listen { address: config.listen_peer, source })?;
+        let identity = Identity { cluster, node: own.id, groups: config.groups };
+        let (dir, options) = (config.data_dir.clone(), config.store.clone());
+        let loading = observer.clone();
+        let opened = tokio::task::spawn_blocking(move || -> Result<Store, StartError> {
+            let store = Store::open(&dir, &identity, &options)?;
+            for group in 0..identity.groups {
+                publish::load(store.state(), GroupId::new(group), loading.as_ref())?;
+            }
+            Ok(store)
+        });
+        let store = opened.await.expect("opening a store does not panic")?;
+
+        let identity = link::Identity { cluster, node: own.id };
+        let peers = members.iter().filter(|member| member.id != own.id).map(|member| (member.id, member.peer.clone()));
+        let links = Links::dial(identity, peers);
+        let failure = Failure::new();
+        let stop = CancellationToken::new();
+        let disk = Disk::watch(config.data_dir.clone(), config.disk_reserve_bytes, stop.clone());
+        let shared = Shared {
+            own: &own,
+            store: &store,
+            links: &links,
+            clock: &clock,
+            observer: &observer,
+            failure: &failure,
+            timing: &config.timing,
+            disk: &disk,
+        };
+        let mut groups = Vec::with_capacity(config.groups.into());
+        for group in 0..config.groups {
+            groups.push(Group::start(GroupId::new(group), &shared).await?);
+        }
+        let inner = Arc::new(Inner {
+            id: own.id,
+            name: own.name,
+            cluster,
+            members,
+            store,
+            groups,
+            links,
+            calls,
+            timing: config.timing,
+            failure,
+            stop,
+            disk,
+            incoming: Incoming::default(),
+            heads: Heads::default(),
+        });
+        tokio::spawn(link::Server::run(identity, inner.clone(), listener, inner.stop.clone()));
+        tokio::spawn(heads::run(inner.clone()));
+        tokio::spawn(housekeeping::run(inner.clone()));
+        tokio::spawn(found(inner.clone()));
+        Ok(Node(inner))
+    }
+
+    /// This node's id.
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// This node's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The cluster that it belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.0.cluster
+    }
+
+    /// All nodes of the cluster, this one included, by id.
+    pub fn members(&self) -> &[MemberInfo] {
+        &self.0.members
+    }
+
+    /// How many groups the cluster has.
+    pub fn groups(&self) -> u16 {
+        u16::try_from(self.0.groups.len()).expect("checked at start")
+    }
+
+    /// The group that holds a keyspace.
+    pub fn group_of(&self, keyspace: &Keyspace) -> GroupId {
+        keyspace.group(self.groups())
+    }
+
+    fn group(&self, keyspace: &Keyspace) -> &Group {
+        self.0.group(self.group_of(keyspace)).expect("a keyspace's group is below the number of groups")
+    }
+
+    /// Who leads a group, as far as this node knows.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.0.group(group)?.leadership.leader()
+    }
+
+    /// The term, while this node leads the group and has applied everything from before that term.
+    pub fn leads(&self, group: GroupId) -> Option<u64> {
+        self.0.group(group)?.leadership.leads()
+    }
+
+    /// Transactions on one keyspace, in order, worked out and answered by the group's leader, wherever it is.
+    ///
+    /// One that was worked out against a state that did not come to be is worked out again, unless it names its base.
+    pub async fn txns(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Outcome>, CommitError> {
+        let deadline = tokio::time::Instant::now() + self.0.timing.commit_timeout;
+        let group = self.group(keyspace);
+        let mut outcomes = vec![None; txns.len()];
+        loop {
+            let open: Vec<_> = (0..txns.len()).filter(|at| outcomes[*at].is_none()).collect();
+            let asked = open.iter().map(|at| txns[*at].clone()).collect();
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(group, keyspace, asked)).await;
+            match attempt {
+                Ok(Ok(answers)) => {
+                    for (at, answer) in open.into_iter().zip(answers) {
+                        let again = txns[at].base.is_none() && matches!(answer, Outcome::Stale { .. });
+                        outcomes[at] = (!again).then_some(answer);
+                    }
+                    if let Some(all) = outcomes.iter().copied().collect() {
+                        return Ok(all);
+                    }
+                }
+                Ok(Err(error @ (CommitError::NotLeader { .. } | CommitError::Overloaded { .. }))) => {
+                    if tokio::time::Instant::now() + LEADER_PAUSE > deadline {
+                        return Err(error);
+                    }
+                }
+                // With request ids on all of them asking again is safe, and tells what came of the first time.
+                Ok(Err(CommitError::Unknown { .. })) if txns.iter().all(|txn| txn.request.is_some()) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(CommitError::Unknown { group: group.id }),
+            }
+            tokio::time::sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    /// One transaction; see [`txns`](Node::txns).
+    pub async fn txn(&self, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, CommitError> {
+        Ok(self.txns(keyspace, vec![txn]).await?[0])
+    }
+
+    async fn attempt(&self, group: &Group, keyspace: &Keyspace, txns: Vec<Txn>) -> ForwardedAnswer {
+        if let Some(reason) = group.leadership.problem() {
+            return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
+        }
+        let Some(leader) = group.leadership.leader() else {
+            return Err(CommitError::NotLeader { group: group.id, leader: None });
+        };
+        if leader == self.0.id {
+            return group.proposer.propose(keyspace, txns).await;
+        }
+        let forwarded = encode(&Forwarded { keyspace: keyspace.clone(), txns });
+        let asked = self.0.links.request(leader, Kind::Txn, group.id, forwarded, self.0.timing.commit_timeout).await;
+        match asked {
+            Ok(answer) => decode(&answer).unwrap_or(Err(CommitError::Unknown { group: group.id })),
+            // Nothing was sent, or it was refused before it was looked at.
+            Err(LinkError::Unsent | LinkError::Refused { .. }) => {
+                Err(CommitError::NotLeader { group: group.id, leader: None })
+            }
+            Err(LinkError::Lost | LinkError::Timeout) => Err(CommitError::Unknown { group: group.id }),
+        }
+    }
+
+    /// As [`txns`](Node::txns), but only if this node leads the group, and never worked out twice.
+    pub async fn txns_here(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Outcome>, CommitError> {
+        let group = self.group(keyspace);
+        let proposed = tokio::time::timeout(self.0.timing.commit_timeout, group.proposer.propose(keyspace, txns));
+        proposed.await.unwrap_or(Err(CommitError::Unknown { group: group.id }))
+    }
+
+    /// The outcome that the local replica remembers for a request id.
+    pub fn recorded(&self, keyspace: &Keyspace, request: &RequestId) -> Result<Option<TxnOutcome>, ReadError> {
+        let group = self.serving(keyspace)?;
+        let read = self.0.store.state().outcome(group.id, keyspace, request);
+        read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+    }
+
+    /// Returns when the local replica of the group has applied all that was acknowledged anywhere before the call.
+    pub async fn read_barrier(&self, group: GroupId) -> Result<(), ReadError> {
+        let group = self.0.group(group).ok_or(ReadError::Unconfirmed { group })?;
+        in_service(group)?.barrier.pass().await
+    }
+
+    /// Keys and values of one keyspace, at the latest or an earlier revision. `limit`: keys at most, and at most
+    /// [`limits::RANGE_KEYS`].
+    pub async fn range(
+        &self,
+        keyspace: &Keyspace,
+        range: &KeyRange,
+        at: Option<Revision>,
+        limit: usize,
+        consistency: Consistency,
+    ) -> Result<RangeResult, ReadError> {
+        let group = self.serving(keyspace)?;
+        if consistency == Consistency::Linearizable {
+            group.barrier.pass().await?;
+        }
+        let read = self.0.store.state().range(group.id, keyspace, range, at, limit.min(limits::RANGE_KEYS));
+        read.map_err(|error| read_error(&group.leadership, group.id, error))
+    }
+
+    /// Watches some keys of a keyspace, from the revision after `after`.
+    pub fn watch(&self, keyspace: &Keyspace, range: KeyRange, after: Revision) -> Watch {
+        let group = self.group(keyspace);
+        let state = self.0.store.state();
+        Watch {
+            group: group.id,
+            keyspace: keyspace.clone(),
+            range,
+            cursor: after,
+            state: state.clone(),
+            leadership: group.leadership.clone(),
+            revision: group.published.revisions(state, group.id, keyspace),
+        }
+    }
+
+    /// The chain's records after a revision, as the local replica has them. Blocks on disk.
+    pub fn records(&self, keyspace: &Keyspace, after: Revision, max: usize) -> Result<Vec<RevisionChanges>, ReadError> {
+        let group = self.serving(keyspace)?;
+        let read = self.0.store.state().records(group.id, keyspace, after, max);
+        read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+    }
+
+    /// Walks every chain of a group in the local replica, from the first record. Blocks on disk, perhaps for long.
+    pub fn verify(&self, group: GroupId) -> Result<Verified, VerifyError> {
+        let walked = self.0.store.state().verify(group)?;
+        let applied = walked.applied.as_ref().and_then(|applied| raft::applied_meta(applied).ok());
+        Ok(Verified {
+            keyspaces: walked.keyspaces,
+            records: walked.records,
+            fold: walked.fold,
+            applied: applied.and_then(|meta| meta.last_log_id).map_or(0, |id| id.index),
+        })
+    }
+
+    /// A keyspace's head, in the local replica.
+    pub fn head(&self, keyspace: &Keyspace) -> Head {
+        self.0.store.state().head(self.group_of(keyspace), keyspace)
+    }
+
+    /// A group's keyspaces and their heads, in the local replica.
+    pub fn keyspaces(&self, group: GroupId) -> Vec<(Keyspace, Head)> {
+        self.0.store.state().keyspaces(group)
+    }
+
+    fn serving(&self, keyspace: &Keyspace) -> Result<&Group, ReadError> {
+        in_service(self.group(keyspace))
+    }
+
+    /// Has another node's upper layer (or this one's) answer a call. `patience`: how long to wait.
+    pub async fn call(&self, node: NodeId, request: Bytes, patience: Duration) -> Result<Bytes, CallError> {
+        let refused = |reason| CallError::Refused { node, reason };
+        if node == self.0.id {
+            let answered = tokio::time::timeout(patience, self.0.calls.call(node, request)).await;
+            return answered.map_err(|_| CallError::Timeout { node })?.map_err(refused);
+        }
+        let asked = self.0.links.request(node, Kind::Call, GroupId::new(0), request, patience).await;
+        asked.map_err(|error| match error {
+            LinkError::Unsent => CallError::Unreachable { node },
+            LinkError::Lost | LinkError::Timeout => CallError::Timeout { node },
+            LinkError::Refused { reason } => refused(reason),
+        })
+    }
+
+    /// The other nodes, and whether the link to each is up.
+    pub fn peers(&self) -> Vec<(NodeId, bool)> {
+        self.0.links.nodes().map(|node| (node, self.0.links.up(node))).collect()
+    }
+
+    /// Every group, as this node sees it.
+    pub fn status(&self) -> Vec<GroupStatus> {
+        let state = self.0.store.state();
+        let status = |group: &Group| {
+            let metrics = group.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            GroupStatus {
+                group: group.id,
+                leader: metrics.current_leader.map(NodeId::new),
+                term: metrics.current_term,
+                committed: metrics.cluster_committed.map_or(0, |id| id.index),
+                applied: group.published.index(),
+                keyspaces: state.keyspaces(group.id).len() as u64,
+                fold: state.fold(group.id),
+                problem: group.leadership.problem().map(str::to_string),
+            }
+        };
+        self.0.groups.iter().map(status).collect()
+    }
+
+    /// Bytes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.0.store.disk_bytes()
+    }
+
+    /// Stops this node for a reason of the layer above (a record that makes no sense, say): [`failed`](Node::failed)
+    /// then resolves with it.
+    pub fn fail(&self, reason: &str) {
+        self.0.failure.report(reason);
+    }
+
+    /// Resolves when this node must stop, with the reason.
+    pub async fn failed(&self) -> String {
+        self.0.failure.wait().await
+    }
+
+    /// Stops the groups and the peer port. What is acknowledged is on disk already.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        for group in &self.0.groups {
+            // One that has stopped by itself is as good.
+            let _ = group.raft.shutdown().await;
+        }
+    }
+}
+
+fn in_service(group: &Group) -> Result<&Group, ReadError> {
+    match group.leadership.problem() {
+        Some(reason) => Err(ReadError::OutOfService { group: group.id, reason: reason.into() }),
+        None => Ok(group),
+    }
+}
+
+/// Founds every group that has not been founded.
+async fn found(inner: Arc<Inner>) {
+    let founding = inner.groups.iter().map(|group| {
+        let first = housekeeping::preferred(group.id, &inner.members) == inner.id;
+        group.found(&inner.members, first, FOUND_PATIENCE)
+    });
+    futures::future::join_all(founding).await;
+}
+
+impl CommitError {
+    /// Whether nothing was done, certainly.
+    pub fn not_done(&self) -> bool {
+        self.retry() != Retry::IfIdempotent
+    }
+}

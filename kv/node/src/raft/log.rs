@@ -1,0 +1,190 @@
+//! One group's part of the node's raft log, as openraft sees it.
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::{Stream, StreamExt, stream};
+use kv_core::GroupId;
+use kv_store::RaftLog;
+use openraft::{
+    OptionalSend, RaftLogReader,
+    storage::{IOFlushed, LogState, RaftLogStorage},
+};
+use tokio::sync::oneshot;
+
+use super::{Entry, LogId, Types, Vote, decode_stored, encode};
+
+/// Bytes read from the log at a time, to send to a follower or to apply.
+const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// The log of one group.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    group: GroupId,
+    log: RaftLog,
+    /// Bytes appended since the node started.
+    appended: Arc<AtomicU64>,
+}
+
+impl LogStore {
+    pub(crate) fn new(group: GroupId, log: RaftLog, appended: Arc<AtomicU64>) -> Self {
+        LogStore { group, log, appended }
+    }
+
+    fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let stored = self.log.read(self.group, from, to, max_bytes)?;
+        stored
+            .iter()
+            .map(|(index, bytes)| decode_stored(&format!("log entry {index} of {}", self.group), bytes))
+            .collect()
+    }
+}
+
+/// A range with both ends known: from (inclusive), to (exclusive).
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let from = match range.start_bound() {
+        Bound::Included(&at) => at,
+        Bound::Excluded(&at) => at.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let to = match range.end_bound() {
+        Bound::Included(&at) => at.saturating_add(1),
+        Bound::Excluded(&at) => at,
+        Bound::Unbounded => u64::MAX,
+    };
+    (from, to)
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, to) = bounds(&range);
+        let log = self.clone();
+        let pages = stream::unfold(Some(from), move |next| {
+            let page = next.filter(|&from| from < to).map(|from| (from, log.read(from, to, READ_BYTES)));
+            async move {
+                match page? {
+                    (_, Ok(entries)) if entries.is_empty() => None,
+                    (from, Ok(entries)) => {
+                        let next = from + entries.len() as u64;
+                        Some((entries.into_iter().map(Ok).collect::<Vec<_>>(), Some(next)))
+                    }
+                    (_, Err(error)) => Some((vec![Err(error)], None)),
+                }
+            }
+        });
+        Box::pin(pages.flat_map(stream::iter))
+    }
+
+    async fn try_get_log_entries<R>(&mut self, range: R) -> Result<Vec<Entry>, io::Error>
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (mut from, to) = bounds(&range);
+        let mut entries = Vec::new();
+        while from < to {
+            let page = self.read(from, to, READ_BYTES)?;
+            let Some(last) = page.last() else { break };
+            from = last.log_id.index + 1;
+            entries.extend(page);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, READ_BYTES)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.vote(self.group)?.map(|bytes| decode_stored("vote", &bytes)).transpose()
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let bounds = self.log.bounds(self.group)?;
+        let purged: Option<LogId> = bounds.purged.map(|bytes| decode_stored("purged log id", &bytes)).transpose()?;
+        let last = match bounds.last {
+            Some((_, bytes)) => Some(decode_stored::<Entry>("last log entry", &bytes)?.log_id),
+            None => purged,
+        };
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, saved) = completion();
+        self.log.save_vote(self.group, encode(vote), done).await;
+        finished(saved).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        if let Some(committed) = committed {
+            self.log.save_committed(self.group, encode(&committed));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        self.log.committed(self.group)?.map(|bytes| decode_stored("committed log id", &bytes)).transpose()
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let encoded: Vec<_> = entries.into_iter().map(|entry| (entry.log_id.index, encode(&entry))).collect();
+        let bytes: usize = encoded.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.appended.fetch_add(bytes as u64, Ordering::Relaxed);
+        let done = Box::new(move |result: Result<(), kv_store::StoreError>| {
+            callback.io_completed(result.map_err(io::Error::from));
+        });
+        self.log.append(self.group, encoded, done).await;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let (done, truncated) = completion();
+        self.log.truncate_after(self.group, last_log_id.map(|id| id.index), done).await;
+        finished(truncated).await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        let (done, purged) = completion();
+        self.log.purge_upto(self.group, log_id.index, encode(&log_id), done).await;
+        finished(purged).await
+    }
+}
+
+type Finished = oneshot::Receiver<Result<(), kv_store::StoreError>>;
+
+fn completion() -> (kv_store::Done, Finished) {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| {
+        // Nobody waits any more only if the group has been shut down.
+        let _ = tell.send(result);
+    });
+    (done, told)
+}
+
+async fn finished(told: Finished) -> io::Result<()> {
+    match told.await {
+        Ok(result) => result.map_err(io::Error::from),
+        Err(_) => Err(io::Error::other("the raft log's writer has stopped")),
+    }
+}

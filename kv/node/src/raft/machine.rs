@@ -1,0 +1,180 @@
+//! One group's state, as openraft sees it: entries go in, outcomes come out, and the rest of the node learns of both.
+//!
+//! Must hold: a snapshot's log id is on disk before openraft hears of it, since logs up to there may then be purged.
+
+use std::{io, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use kv_core::{Batch, GroupId};
+use kv_store::{EntryToApply, GroupSnapshot, ReceivedSnapshot, State};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+
+use super::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, decode_stored, encode};
+use crate::{
+    observer::{AppliedCommit, Observer},
+    publish::Published,
+};
+
+/// Entries applied in one write.
+const APPLY_ENTRIES: usize = 64;
+
+/// A group's state machine.
+pub(crate) struct Machine {
+    pub(crate) group: GroupId,
+    pub(crate) state: State,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) published: Arc<Published>,
+}
+
+/// A group's whole state: to be sent, or received.
+pub(crate) enum SnapshotData {
+    /// Read from a pinned view of the local state.
+    Pinned(GroupSnapshot),
+    /// Received completely, not installed yet.
+    Received(ReceivedSnapshot),
+}
+
+/// Makes what is applied durable, so that the log before it can go.
+pub(crate) struct Builder {
+    group: GroupId,
+    state: State,
+}
+
+/// Position and membership, out of the bytes that the store keeps for us.
+pub(crate) fn meta(applied: &kv_store::Applied) -> io::Result<SnapshotMeta> {
+    let last_log_id: LogId = decode_stored("applied log id", &applied.log_id)?;
+    let last_membership = match &applied.membership {
+        Some(bytes) => decode_stored("membership", bytes)?,
+        None => StoredMembership::default(),
+    };
+    Ok(SnapshotMeta { last_log_id: Some(last_log_id), last_membership })
+}
+
+impl Machine {
+    fn pin(&self) -> io::Result<Option<Snapshot>> {
+        if self.state.applied(self.group)?.is_none() {
+            return Ok(None);
+        }
+        let pinned = self.state.snapshot(self.group)?;
+        let meta = meta(pinned.applied())?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Pinned(pinned) }))
+    }
+
+    fn apply_chunk(&self, chunk: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let batches = chunk
+            .iter()
+            .map(|(entry, _)| match &entry.payload {
+                EntryPayload::Normal(proposal) => decode_stored::<Batch>("log entry", &proposal.0).map(Some),
+                EntryPayload::Blank | EntryPayload::Membership(_) => Ok(None),
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let entries: Vec<_> = chunk
+            .iter()
+            .zip(&batches)
+            .map(|((entry, _), batch)| EntryToApply {
+                index: entry.log_id.index,
+                log_id: encode(&entry.log_id),
+                membership: match &entry.payload {
+                    EntryPayload::Membership(members) => {
+                        Some(encode(&StoredMembership::new(Some(entry.log_id), members.clone())))
+                    }
+                    _ => None,
+                },
+                batch: batch.as_ref(),
+            })
+            .collect();
+        let applied = self.state.apply(self.group, &entries)?;
+        let commits: Vec<_> = applied
+            .iter()
+            .zip(&batches)
+            .filter_map(|(entry, batch)| Some((entry, batch.as_ref()?)))
+            .flat_map(|(entry, batch)| {
+                entry.commits.iter().map(|made| {
+                    let commit = &batch.commits[made.commit];
+                    AppliedCommit { keyspace: &commit.keyspace, record: &made.record, changes: &commit.changes }
+                })
+            })
+            .collect();
+        if !commits.is_empty() {
+            self.observer.applied(self.group, &commits);
+        }
+        self.published.applied(entries.iter().zip(&applied).map(|(entry, done)| (entry.index, done.fold)), &commits);
+        drop(commits);
+        for ((_, responder), done) in chunk.into_iter().zip(applied) {
+            if let Some(responder) = responder {
+                responder.send(Applied(done.outcomes));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        match self.state.applied(self.group)? {
+            Some(applied) => {
+                let meta = meta(&applied)?;
+                Ok((meta.last_log_id, meta.last_membership))
+            }
+            None => Ok((None, StoredMembership::default())),
+        }
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunks = entries.ready_chunks(APPLY_ENTRIES);
+        while let Some(chunk) = chunks.next().await {
+            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { group: self.group, state: self.state.clone() }
+    }
+
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let SnapshotData::Received(received) = data else {
+            return Err(io::Error::other("only a received snapshot can be installed"));
+        };
+        let state = self.state.clone();
+        let installing = tokio::task::spawn_blocking(move || state.install(received));
+        installing.await.map_err(io::Error::other)??;
+        self.observer.reset(self.group);
+        crate::publish::load(&self.state, self.group, self.observer.as_ref())?;
+        self.published.replaced(&self.state, self.group)?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.pin()
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (group, state) = (self.group, self.state.clone());
+        let building = tokio::task::spawn_blocking(move || -> io::Result<Snapshot> {
+            if state.durable(group).is_none() {
+                state.flush()?;
+            }
+            let pinned = state.snapshot(group)?;
+            let durable = state.durable(group).ok_or_else(|| io::Error::other("nothing is applied yet"))?;
+            // What is pinned may be newer. openraft only takes note of the position; whoever is to be sent a snapshot is
+            // sent one that is pinned then.
+            let applied = kv_store::Applied { log_id: durable, membership: pinned.applied().membership.clone() };
+            Ok(Snapshot { meta: meta(&applied)?, snapshot: SnapshotData::Pinned(pinned) })
+        });
+        building.await.map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,93 @@
+//! What other nodes ask of this one.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kv_core::{GroupId, Keyspace, NodeId, Outcome, Txn};
+use kv_proto::peer::v1::Kind;
+use openraft::raft::AppendEntriesRequest;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    barrier,
+    error::CommitError,
+    link::Handler,
+    node::Inner,
+    raft::{Types, decode, encode},
+};
+
+/// Transactions forwarded to the leader.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Forwarded {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) txns: Vec<Txn>,
+}
+
+/// The leader's answer to them.
+pub(crate) type ForwardedAnswer = Result<Vec<Outcome>, CommitError>;
+
+impl Handler for Inner {
+    fn handle(
+        self: Arc<Self>,
+        from: NodeId,
+        kind: Kind,
+        group: GroupId,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async move {
+            match kind {
+                Kind::Call => return self.calls.call(from, payload).await,
+                Kind::Heads => return self.heads.hear(&self, from, &payload).map(|()| Bytes::new()),
+                _ => {}
+            }
+            let group = self.group(group).ok_or_else(|| format!("there is no {group} here"))?;
+            if let Some(reason) = group.leadership.problem() {
+                return Err(format!("{} is out of service: {reason}", group.id));
+            }
+            let raft = &group.raft;
+            match kind {
+                Kind::Append => {
+                    answer(&payload, |request: AppendEntriesRequest<Types>| async {
+                        // Heartbeats carry nothing to write.
+                        if !request.entries.is_empty()
+                            && let Err(full) = self.disk.check()
+                        {
+                            return Err(format!("{} has only {} bytes free", full.folder, full.free_bytes));
+                        }
+                        raft.append_entries(request).await.map_err(|error| error.to_string())
+                    })
+                    .await
+                }
+                Kind::Vote => answer(&payload, |request| raft.vote(request)).await,
+                Kind::PreVote => answer(&payload, |request| raft.pre_vote(request)).await,
+                Kind::TransferLeader => answer(&payload, |request| raft.handle_transfer_leader(request)).await,
+                Kind::SnapshotChunk => self.incoming.take(from, group.id, self.store.state(), raft, &payload).await,
+                Kind::ReadIndex => {
+                    barrier::read_index(raft).await.map(|index| encode(&index)).ok_or("not the leader".into())
+                }
+                Kind::Txn => {
+                    let asked: Forwarded = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
+                    let answer: ForwardedAnswer = group.proposer.propose(&asked.keyspace, asked.txns).await;
+                    Ok(encode(&answer))
+                }
+                Kind::Unspecified | Kind::Call | Kind::Heads => Err("unknown kind of request".into()),
+            }
+        })
+    }
+}
+
+/// Decodes a request, has it answered, encodes the answer.
+async fn answer<Q, A, E, F>(payload: &[u8], ask: impl FnOnce(Q) -> F) -> Result<Bytes, String>
+where
+    Q: serde::de::DeserializeOwned,
+    A: Serialize,
+    E: std::fmt::Display,
+    F: Future<Output = Result<A, E>>,
+{
+    let request = decode(payload).map_err(|error| format!("malformed: {error}"))?;
+    match ask(request).await {
+        Ok(answered) => Ok(encode(&answered)),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,266 @@
+//! Three nodes in one process: what is acknowledged is everywhere, once, whoever comes and goes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{io::Write, time::Duration};
+
+use bytes::Bytes;
+use kv_core::{Compare, KeyRange, Operand, Operation, Outcome, Relation, Revision, Txn};
+use kv_node::{CommitError, Consistency, ReadError, Retry, Timing, WatchError};
+use support::{Cluster, keyspace, put, revision, until, with_request};
+
+async fn get(cluster: &Cluster, at: usize, name: &str, key: &str) -> Option<String> {
+    let range = KeyRange::Key(key.to_string().into());
+    let read = cluster.node(at).range(&keyspace(name), &range, None, 1, Consistency::Linearizable).await.unwrap();
+    read.kvs.first().map(|kv| String::from_utf8(kv.state.value.to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_takes_writes_and_reads_them_back_at_once() {
+    let cluster = Cluster::start(3).await;
+    for round in 0..30 {
+        let name = format!("ks/{}", round % 7);
+        let value = round.to_string();
+        let written = cluster.node(round % 3).txn(&keyspace(&name), put("k", &value)).await.unwrap();
+        assert!(matches!(written, Outcome::Applied(_)));
+        assert_eq!(get(&cluster, (round + 1) % 3, &name, "k").await, Some(value));
+    }
+    assert_eq!(cluster.node(0).call(cluster.node(1).id(), "hi".into(), support::PATIENCE).await.unwrap(), "n1 said hi");
+    let refused = cluster.node(0).call(cluster.node(2).id(), "refuse".into(), support::PATIENCE).await.unwrap_err();
+    assert!(refused.to_string().contains("as you wish"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_compare_against_what_is_in_flight() {
+    let cluster = Cluster::start(3).await;
+    let counter = keyspace("counter");
+    let node = cluster.node(0);
+    node.txn(&counter, put("n", "0")).await.unwrap();
+    let add = async |at: usize| {
+        let node = cluster.node(at);
+        for _ in 0..20 {
+            until("my turn to count", async || {
+                let read = node.range(&counter, &KeyRange::All, None, 1, Consistency::Serializable).await.unwrap();
+                let state = &read.kvs.first()?.state;
+                let old: u64 = std::str::from_utf8(&state.value).unwrap().parse().unwrap();
+                let compare = Compare {
+                    key: "n".into(),
+                    relation: Relation::Equal,
+                    operand: Operand::Value(state.value.clone()),
+                };
+                let txn = Txn { compares: vec![compare], ..put("n", &(old + 1).to_string()) };
+                match node.txn(&counter, txn).await.unwrap() {
+                    Outcome::Applied(done) => done.succeeded.then_some(()),
+                    other => panic!("{other:?}"),
+                }
+            })
+            .await;
+        }
+    };
+    tokio::join!(add(0), add(1), add(2), add(0));
+    assert_eq!(get(&cluster, 1, "counter", "n").await.as_deref(), Some("80"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_answered_and_not_applied() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("once");
+    let first = revision(cluster.node(0).txn(&ks, with_request(put("a", "1"), 7)).await.unwrap());
+    let again = cluster.node(1).txn(&ks, with_request(put("a", "2"), 7)).await.unwrap();
+    assert_eq!(again, Outcome::Repeated(kv_core::TxnOutcome { succeeded: true, revision: first }));
+    // Both in one proposal, too.
+    let both = vec![with_request(put("b", "1"), 8), with_request(put("b", "2"), 8), put("c", "1")];
+    let both = cluster.node(2).txns(&ks, both).await.unwrap();
+    assert!(matches!(both[..], [Outcome::Applied(_), Outcome::Repeated(_), Outcome::Applied(_)]), "{both:?}");
+    // And by the next leader.
+    let leader = cluster.leader(&ks).await;
+    cluster.stop(leader).await;
+    let other = (leader + 1) % 3;
+    let later = cluster.node(other).txn(&ks, with_request(put("a", "3"), 7)).await.unwrap();
+    assert_eq!(revision(later), first);
+    assert_eq!(get(&cluster, other, "once", "a").await.as_deref(), Some("1"));
+    assert_eq!(get(&cluster, other, "once", "b").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_ranges_and_earlier_revisions() {
+    let cluster = Cluster::start(3).await;
+    let ks = keyspace("mvcc");
+    let node = cluster.node(2);
+    let keys: Vec<_> = (0..5).map(|n| put(&format!("k/{n}"), "v")).collect();
+    let full = revision(*node.txns(&ks, keys).await.unwrap().last().unwrap());
+    let delete = Operation::Delete { range: KeyRange::Span("k/1".into(), "k/4".into()) };
+    let gone = node.txn(&ks, Txn { then: vec![delete.clone()], ..Txn::default() }).await.unwrap();
+    assert_eq!(revision(gone), full.next());
+    let nothing = node.txn(&ks, Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
+    assert_eq!(revision(nothing), full.next(), "a transaction that changes nothing makes no revision");
+    let count = async |at| {
+        let prefix = KeyRange::Prefix("k/".into());
+        node.range(&ks, &prefix, at, 100, Consistency::Linearizable).await.map(|read| read.kvs.len())
+    };
+    assert_eq!(count(None).await.unwrap(), 2);
+    assert_eq!(count(Some(full)).await.unwrap(), 5);
+    assert_eq!(count(Some(Revision::new(2))).await.unwrap(), 2);
+    assert!(matches!(count(Some(Revision::new(99))).await, Err(ReadError::Future { .. })));
+    let twice = Txn { then: [put("x", "1").then, put("x", "2").then].concat(), ..Txn::default() };
+    let refused = node.txn(&ks, twice).await.unwrap_err();
+    assert!(matches!(refused, CommitError::KeyTwice { .. }) && refused.retry() == Retry::Never);
+    let big = put("x", &"v".repeat(kv_core::limits::VALUE_BYTES + 1));
+    assert!(matches!(node.txn(&ks, big).await, Err(CommitError::TooLarge { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_at_another_node_where_it_stopped() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("watched");
+    let mut seen = Vec::new();
+    let mut cursor = Revision::ZERO;
+    for at in 0..3 {
+        let writer = (at + 1) % 3;
+        for n in 0..20 {
+            let key = if n % 2 == 0 { "even" } else { "odd" };
+            cluster.node(writer).txn(&ks, put(key, &format!("{at}/{n}"))).await.unwrap();
+        }
+        let mut watch = cluster.node(at).watch(&ks, KeyRange::Key("even".into()), cursor);
+        while seen.len() < (at + 1) * 10 {
+            let batch = tokio::time::timeout(support::PATIENCE, watch.next()).await.unwrap().unwrap();
+            seen.extend(batch.into_iter().flat_map(|revision| revision.changes.unwrap()));
+        }
+        cursor = watch.cursor();
+        drop(watch);
+        cluster.stop(at).await;
+        cluster.restart(at).await;
+    }
+    let expected: Vec<_> = (0..3).flat_map(|at| (0..10).map(move |n| Bytes::from(format!("{at}/{}", 2 * n)))).collect();
+    let values: Vec<_> = seen.into_iter().map(|change| change.value.unwrap()).collect();
+    assert_eq!(values, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minority_refuses_and_says_so() {
+    let timing =
+        Timing { commit_timeout: Duration::from_secs(2), read_timeout: Duration::from_secs(1), ..Timing::default() };
+    let mut cluster = Cluster::start_with(3, timing).await;
+    let ks = keyspace("alone");
+    cluster.node(0).txn(&ks, put("k", "v")).await.unwrap();
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    let refused = cluster.node(0).txn(&ks, put("k", "w")).await.unwrap_err();
+    assert!(matches!(refused, CommitError::Unknown { .. } | CommitError::NotLeader { .. }), "{refused}");
+    let read = cluster.node(0).range(&ks, &KeyRange::All, None, 1, Consistency::Linearizable).await.unwrap_err();
+    assert!(matches!(read, ReadError::Unconfirmed { .. }), "{read}");
+    let stale = cluster.node(0).range(&ks, &KeyRange::All, None, 1, Consistency::Serializable).await.unwrap();
+    assert_eq!(&stale.kvs[0].state.value[..], b"v");
+    cluster.restart(1).await;
+    until("writes work again", async || cluster.node(0).txn(&ks, put("k", "x")).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_purged_and_an_empty_replica_gets_a_snapshot() {
+    let timing = Timing {
+        housekeeping: Duration::from_millis(100),
+        purge_after_entries: 20,
+        purge_after_bytes: 64 * 1024,
+        ..Timing::default()
+    };
+    let mut cluster = Cluster::start_with(3, timing).await;
+    let ks = keyspace("long");
+    let value = "v".repeat(16 * 1024);
+    for n in 0..400 {
+        cluster.node(n % 3).txn(&ks, put(&format!("k{}", n % 50), &value)).await.unwrap();
+    }
+    cluster.stop(2).await;
+    until("nothing writes there any more", async || std::fs::remove_dir_all(cluster.dir(2)).ok()).await;
+    for n in 0..400 {
+        cluster.node(n % 2).txn(&ks, put(&format!("k{}", n % 50), &value)).await.unwrap();
+    }
+    let head = cluster.node(0).head(&ks);
+    cluster.restart(2).await;
+    until("the empty replica has caught up", async || (cluster.node(2).head(&ks) == head).then_some(())).await;
+    let group = cluster.node(2).group_of(&ks);
+    let verified = cluster.node(2).verify(group).unwrap();
+    assert_eq!(verified.fold, cluster.node(0).verify(group).unwrap().fold);
+    assert_eq!(get(&cluster, 2, "long", "k7").await, Some(value));
+    // It takes part again: the other two alone would do, so one of them goes.
+    cluster.stop(0).await;
+    until("a majority with it", async || cluster.node(2).txn(&ks, put("after", "x")).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_with_another_history_goes_out_of_service() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("true/history");
+    for n in 0..5 {
+        cluster.node(0).txn(&ks, put("k", &n.to_string())).await.unwrap();
+    }
+    let group = cluster.node(0).group_of(&ks);
+    until("all have it", async || (0..3).all(|at| cluster.node(at).head(&ks).revision.get() == 5).then_some(())).await;
+    // A follower, so that nothing else is applied meanwhile.
+    let leader = cluster.leader(&ks).await;
+    let (victim, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.stop(victim).await;
+    rewrite(&cluster, victim, leader, &ks).await;
+    cluster.restart(victim).await;
+    let problem = until("it notices", async || {
+        cluster.node(victim).status().into_iter().find(|status| status.group == group)?.problem
+    })
+    .await;
+    let names = [leader.min(other) + 1, leader.max(other) + 1].map(|at| format!("n{at}")).join(", ");
+    assert!(problem.contains(&format!("history differs from that of {names}")), "{problem}");
+    let read = cluster.node(victim).range(&ks, &KeyRange::All, None, 1, Consistency::Serializable).await.unwrap_err();
+    assert!(matches!(read, ReadError::OutOfService { .. }), "{read}");
+    let mut watch = cluster.node(victim).watch(&ks, KeyRange::All, Revision::ZERO);
+    assert!(matches!(watch.next().await, Err(WatchError::Read(ReadError::OutOfService { .. }))));
+    cluster.node(leader).txn(&ks, put("k", "goes on")).await.unwrap();
+}
+
+/// Adds a commit to one replica's state behind the others' backs.
+async fn rewrite(cluster: &Cluster, at: usize, other: usize, ks: &kv_core::Keyspace) {
+    let node = cluster.node(other);
+    let identity = kv_store::Identity {
+        cluster: node.cluster(),
+        node: kv_core::NodeId::new(at as u64 + 1),
+        groups: support::GROUPS,
+    };
+    let store = until("the stopped node's store is closed", async || {
+        kv_store::Store::open(&cluster.dir(at), &identity, &kv_store::Options::default()).ok()
+    })
+    .await;
+    let (state, group) = (store.state(), node.group_of(ks));
+    let head = state.head(group, ks);
+    let applied = state.applied(group).unwrap().unwrap();
+    let commit = kv_core::Commit {
+        keyspace: ks.clone(),
+        base: head.revision,
+        at: head.at,
+        actor: "mallory".into(),
+        reason: String::new(),
+        request: None,
+        succeeded: true,
+        changes: vec![kv_core::Change { key: "k".into(), value: Some("forged".into()) }],
+    };
+    let batch = kv_core::Batch { commits: vec![commit] };
+    let index = node.status().into_iter().find(|status| status.group == group).unwrap().applied + 1;
+    let entry =
+        kv_store::EntryToApply { index, log_id: applied.log_id, membership: applied.membership, batch: Some(&batch) };
+    state.apply(group, &[entry]).unwrap();
+    state.flush().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_on_the_peer_port_harms_nobody() {
+    let cluster = Cluster::start(3).await;
+    let ks = keyspace("calm");
+    for seed in 0..20u32 {
+        let noise: Vec<u8> =
+            (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) >> 13) as u8).collect();
+        let mut socket = std::net::TcpStream::connect(cluster.peer(0)).unwrap();
+        let preface: &[u8] = if seed % 2 == 0 { b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" } else { b"" };
+        // The node may hang up on us in the middle.
+        let _ = socket.write_all(preface).and_then(|()| socket.write_all(&noise));
+    }
+    cluster.node(0).txn(&ks, put("k", "v")).await.unwrap();
+    assert_eq!(get(&cluster, 0, "calm", "k").await.as_deref(), Some("v"));
+}

@@ -1,0 +1,159 @@
+//! A cluster in one process, on loopback addresses and folders of its own.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kv_core::{GroupId, Head, Keyspace, NodeId, Operation, Outcome, RequestId, Revision, Txn};
+use kv_node::{AppliedCommit, CallHandler, Config, Member, Node, Observer, SystemClock, Timing};
+
+/// Groups of the test clusters: enough that keyspaces spread, few enough for a debug build.
+pub(crate) const GROUPS: u16 = 4;
+
+/// How long a condition may take to come true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Option<Node>>,
+    dir: tempfile::TempDir,
+    members: Vec<Member>,
+    timing: Timing,
+}
+
+struct Deaf;
+
+impl Observer for Deaf {
+    fn load(&self, _: &Keyspace, _: Head, _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_))) {}
+    fn applied(&self, _: GroupId, _: &[AppliedCommit<'_>]) {}
+    fn reset(&self, _: GroupId) {}
+    fn leadership(&self, _: GroupId, _: Option<NodeId>) {}
+}
+
+struct Echo;
+
+impl CallHandler for Echo {
+    fn call(&self, from: NodeId, request: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            match request.as_ref() {
+                b"refuse" => Err("as you wish".into()),
+                other => Ok([format!("{from} said ").as_bytes(), other].concat().into()),
+            }
+        })
+    }
+}
+
+/// A loopback address that no other test of this machine uses: ports then need not be hunted for.
+fn own_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    let own = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{}.{own}", 64 + (pid >> 8) % 128, pid & 0xff)
+}
+
+impl Cluster {
+    pub(crate) async fn start(size: usize) -> Self {
+        Self::start_with(size, Timing { compare_heads: Duration::from_millis(200), ..Timing::default() }).await
+    }
+
+    pub(crate) async fn start_with(size: usize, timing: Timing) -> Self {
+        let address = own_address();
+        let member = |at| Member { name: format!("n{at}"), peer: format!("{address}:{}", 23800 + at) };
+        let members = (1..=size).map(member).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster { nodes: vec![None; size], dir, members, timing };
+        for at in 0..size {
+            cluster.restart(at).await;
+        }
+        cluster
+    }
+
+    pub(crate) fn dir(&self, at: usize) -> PathBuf {
+        self.dir.path().join(&self.members[at].name)
+    }
+
+    pub(crate) fn peer(&self, at: usize) -> SocketAddr {
+        self.members[at].peer.parse().unwrap()
+    }
+
+    pub(crate) fn config(&self, at: usize) -> Config {
+        Config {
+            name: self.members[at].name.clone(),
+            data_dir: self.dir(at),
+            listen_peer: self.peer(at),
+            initial_cluster: self.members.clone(),
+            groups: GROUPS,
+            timing: self.timing,
+            disk_reserve_bytes: 0,
+            store: kv_node::StoreOptions::default(),
+        }
+    }
+
+    pub(crate) async fn restart(&mut self, at: usize) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        // The databases of a node that was stopped are closed when its last task has ended.
+        self.nodes[at] = Some(loop {
+            match Node::start(self.config(at), Arc::new(SystemClock), Arc::new(Deaf), Arc::new(Echo)).await {
+                Ok(node) => break node,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "does not start: {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        });
+    }
+
+    pub(crate) async fn stop(&mut self, at: usize) {
+        self.nodes[at].take().unwrap().shutdown().await;
+    }
+
+    pub(crate) fn node(&self, at: usize) -> &Node {
+        self.nodes[at].as_ref().unwrap()
+    }
+
+    /// Where the leader of a keyspace's group is.
+    pub(crate) async fn leader(&self, keyspace: &Keyspace) -> usize {
+        until("a leader", async || {
+            let up = self.nodes.iter().enumerate().filter_map(|(at, node)| Some((at, node.as_ref()?)));
+            up.filter(|(_, node)| node.leads(node.group_of(keyspace)).is_some()).map(|(at, _)| at).next()
+        })
+        .await
+    }
+}
+
+/// Waits for a condition on a value.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "still waiting for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) fn keyspace(name: &str) -> Keyspace {
+    Keyspace::new(name).unwrap()
+}
+
+pub(crate) fn put(key: &str, value: &str) -> Txn {
+    let put = Operation::Put { key: key.to_string().into(), value: value.to_string().into() };
+    Txn { then: vec![put], actor: "ann".into(), reason: "test".into(), ..Txn::default() }
+}
+
+pub(crate) fn with_request(txn: Txn, id: u8) -> Txn {
+    Txn { request: Some(RequestId::new([id; 16])), ..txn }
+}
+
+pub(crate) fn revision(outcome: Outcome) -> Revision {
+    match outcome {
+        Outcome::Applied(done) | Outcome::Repeated(done) => done.revision,
+        Outcome::Stale { head } => panic!("stale at {head}"),
+    }
+}
