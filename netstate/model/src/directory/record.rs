@@ -1,0 +1,70 @@
+//! The directory's changes as keys and values.
+
+use super::{Connection, DirectoryChange, Host, Network};
+use crate::{
+    ConnectionId, HostId, NetworkConfig, NetworkId, RecordError,
+    record::{decode, encode, number, numbered},
+};
+
+// First bytes of keys. Stored: never to be used for anything else. Networks and hosts come before what refers to them.
+const COUNTERS: u8 = 1;
+const NETWORK: u8 = 2;
+const HOST: u8 = 3;
+const CONNECTION: u8 = 4;
+
+impl DirectoryChange {
+    /// The change as one key and its value. None: the key is removed.
+    pub fn to_record(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        match self {
+            DirectoryChange::Network(network) => (numbered(NETWORK, network.id.get()), Some(encode(network))),
+            DirectoryChange::NetworkGone(id) => (numbered(NETWORK, id.get()), None),
+            DirectoryChange::Connection(own) => (numbered(CONNECTION, own.id.get()), Some(encode(own))),
+            DirectoryChange::ConnectionGone(id) => (numbered(CONNECTION, id.get()), None),
+            DirectoryChange::Host(host) => (numbered(HOST, host.id.get()), Some(encode(host))),
+            DirectoryChange::HostGone(id) => (numbered(HOST, id.get()), None),
+            DirectoryChange::Counters(counters) => (vec![COUNTERS], Some(encode(counters))),
+        }
+    }
+
+    /// The change that a key and its value mean. No value: the key was removed.
+    pub fn from_record(key: &[u8], value: Option<&[u8]>) -> Result<Self, RecordError> {
+        match (key.first(), value) {
+            (Some(&COUNTERS), Some(value)) if key.len() == 1 => decode("ids", value).map(DirectoryChange::Counters),
+            (Some(&COUNTERS), None) if key.len() == 1 => Err(RecordError::NeverRemoved { what: "ids" }),
+            (Some(&NETWORK), value) => network(NetworkId::new(number(key)?), value),
+            (Some(&HOST), value) => host(HostId::new(number(key)?), value),
+            (Some(&CONNECTION), value) => connection(ConnectionId::new(number(key)?), value),
+            _ => Err(RecordError::key(key)),
+        }
+    }
+}
+
+fn network(id: NetworkId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
+    let what = "a network";
+    let Some(value) = value else { return Ok(DirectoryChange::NetworkGone(id)) };
+    let network: Network = decode(what, value)?;
+    if network.id != id {
+        return Err(RecordError::Contradiction { what, source: None });
+    }
+    let contradiction = |refusal| RecordError::Contradiction { what, source: Some(Box::new(refusal)) };
+    NetworkConfig::of(&network).check().map_err(contradiction)?;
+    Ok(DirectoryChange::Network(network))
+}
+
+fn host(id: HostId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
+    let what = "a host";
+    let Some(value) = value else { return Ok(DirectoryChange::HostGone(id)) };
+    let host: Host = decode(what, value)?;
+    if host.id == id { Ok(DirectoryChange::Host(host)) } else { Err(RecordError::Contradiction { what, source: None }) }
+}
+
+fn connection(id: ConnectionId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
+    let what = "a connection";
+    let Some(value) = value else { return Ok(DirectoryChange::ConnectionGone(id)) };
+    let connection: Connection = decode(what, value)?;
+    if connection.id == id {
+        Ok(DirectoryChange::Connection(connection))
+    } else {
+        Err(RecordError::Contradiction { what, source: None })
+    }
+}
