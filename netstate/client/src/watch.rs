@@ -1,0 +1,179 @@
+//! The scoped watch of one host: a stream that comes back by itself, at whichever server is there.
+//!
+//! ```text
+//!            open with a fresh Hello                 first message
+//!  Waiting ───────────────────────────▶ Opening ───────────────────────▶ Streaming
+//!     ▲                                    │ refused, unreachable            │ broken
+//!     └────────────────────────────────────┴─────────────────────────────────┘   (another server, after a pause)
+//! ```
+//!
+//! Must hold: a Hello says what the host holds at the moment the stream opens. That is why there is no task and no queue
+//! here: [`HostWatch::next`] does the work, so nothing that was received can be waiting unapplied while a Hello is made.
+//! What the host is too slow to take stays on the server, held back by the stream's flow-control window.
+//!
+//! Left to others: what frames mean, and where the host's state is kept.
+
+use std::{fmt, future::Future, pin::Pin, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use netstate_proto::v1::{
+    HostReport, ScopeFrame,
+    host_report::{Ack, Hello, Report},
+    hosts_client::HostsClient,
+};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Status, Streaming};
+
+use crate::{
+    Client, ClientError,
+    call::{Backoff, stream_error},
+    connect::{MESSAGE_BYTES_MAX, Server},
+};
+
+/// Pauses between attempts to open a stream: short at first, because enforcement is stale meanwhile.
+const REOPEN_FIRST: Duration = Duration::from_millis(50);
+const REOPEN_MAX: Duration = Duration::from_secs(3);
+
+/// What the watch has to say.
+#[derive(Debug)]
+pub enum WatchEvent {
+    /// The next step of the host's scope.
+    Frame(ReceivedFrame),
+    /// The stream was lost or could not be opened. The next call of [`HostWatch::next`] opens another, after a pause.
+    Lost {
+        /// Which server it was.
+        address: String,
+        /// What happened. A refusal with `NOT_FOUND` means that the host is not registered.
+        error: ClientError,
+    },
+}
+
+/// A frame and the stream that it came on.
+#[derive(Debug)]
+pub struct ReceivedFrame {
+    /// Frames count from 1 in each stream; an ack is meant for one stream only.
+    pub stream: u64,
+    /// The frame.
+    pub frame: ScopeFrame,
+}
+
+/// One host's scoped watch.
+#[derive(Debug)]
+pub struct HostWatch {
+    client: Client,
+    state: State,
+    /// Number of the stream that is open or opening.
+    stream: u64,
+    /// Acks include earlier ones, so only the latest waits to be sent.
+    acks: watch::Sender<Option<Ack>>,
+    backoff: Backoff,
+}
+
+enum State {
+    Waiting { until: Instant },
+    Opening { server: Server, open: Opening },
+    Streaming { server: Server, frames: Box<Streaming<ScopeFrame>> },
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Streaming<ScopeFrame>, Status>> + Send>>;
+
+impl Client {
+    /// Watches the scope of a host. Nothing is sent before the first [`HostWatch::next`].
+    pub fn watch_host(&self) -> HostWatch {
+        HostWatch {
+            client: self.clone(),
+            state: State::Waiting { until: Instant::now() },
+            stream: 0,
+            acks: watch::Sender::new(None),
+            backoff: Backoff::new(REOPEN_FIRST, REOPEN_MAX),
+        }
+    }
+}
+
+impl HostWatch {
+    /// The next event, however long it takes. `hello` is asked what the host holds whenever a stream is opened.
+    ///
+    /// Cancel safe: dropped before it is done, it loses neither a frame nor an attempt to connect.
+    pub async fn next(&mut self, hello: impl Fn() -> Hello) -> WatchEvent {
+        loop {
+            match &mut self.state {
+                State::Waiting { until } => {
+                    time::sleep_until(*until).await;
+                    self.stream += 1;
+                    let server = self.client.preferred().clone();
+                    let open = self.open(server.clone(), hello());
+                    self.state = State::Opening { server, open };
+                }
+                State::Opening { server, open } => {
+                    let (server, opened) = (server.clone(), open.await);
+                    match opened {
+                        Ok(frames) => self.state = State::Streaming { server, frames: Box::new(frames) },
+                        Err(status) => return self.lost(server, &status),
+                    }
+                }
+                State::Streaming { server, frames } => {
+                    let (server, received) = (server.clone(), frames.message().await);
+                    let status = match received {
+                        Ok(Some(frame)) => {
+                            self.backoff.reset();
+                            return WatchEvent::Frame(ReceivedFrame { stream: self.stream, frame });
+                        }
+                        Ok(None) => Status::unavailable("the server ended the stream"),
+                        Err(status) => status,
+                    };
+                    return self.lost(server, &status);
+                }
+            }
+        }
+    }
+
+    /// Reports a frame as programmed, and with it every earlier one of its stream; or, with a problem, as not in force.
+    /// Never waits. Reports on a stream that is gone are dropped: its successor's Hello says the same.
+    pub fn ack(&self, stream: u64, frame: u64, problem: String) {
+        if stream == self.stream && matches!(self.state, State::Streaming { .. }) {
+            self.acks.send_replace(Some(Ack { frame, problem }));
+        }
+    }
+
+    /// Gives the stream up. The next call of [`HostWatch::next`] opens another, after a pause: for when a frame can't be used.
+    pub fn reopen(&mut self) {
+        self.state = State::Waiting { until: Instant::now() + REOPEN_MAX };
+    }
+
+    fn open(&mut self, server: Server, hello: Hello) -> Opening {
+        // A new channel for each stream: an ack of the last stream must not be the first of this one.
+        self.acks = watch::Sender::new(None);
+        let hello = HostReport { report: Some(Report::Hello(hello)) };
+        let acks = WatchStream::from_changes(self.acks.subscribe())
+            .filter_map(async |ack| ack.map(|ack| HostReport { report: Some(Report::Ack(ack)) }));
+        let reports = stream::once(async { hello }).chain(acks);
+        let limit = self.client.options().attempt;
+        Box::pin(async move {
+            let mut hosts = HostsClient::new(server.channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let opened = time::timeout(limit, hosts.watch(reports)).await;
+            let late = |_| Status::deadline_exceeded(format!("no stream within {} ms", limit.as_millis()));
+            Ok(opened.map_err(late)??.into_inner())
+        })
+    }
+
+    fn lost(&mut self, server: Server, status: &Status) -> WatchEvent {
+        self.client.prefer_another(&server);
+        let error = stream_error(&server.address, status);
+        self.state = State::Waiting { until: Instant::now() + self.backoff.next() };
+        WatchEvent::Lost { address: server.address, error }
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Waiting { .. } => f.write_str("Waiting"),
+            State::Opening { server, .. } => write!(f, "Opening({})", server.address),
+            State::Streaming { server, .. } => write!(f, "Streaming({})", server.address),
+        }
+    }
+}
