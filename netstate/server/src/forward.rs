@@ -1,0 +1,163 @@
+//! What nodes ask of each other above the key-value store.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kv_core::{Change, Fold, GroupId, NodeId, Revision};
+use kv_node::{CallHandler, Node};
+use netstate_model::{ConnectionId, HostId, NetworkId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::sync::{Arc, OnceLock};
+
+use crate::{
+    execute::{Asked, Changes, Done, ExecuteError, Executor, records},
+    keyspaces::Home,
+    services::status,
+    view::{View, directory_changes, network_changes},
+    watch::Hub,
+};
+
+/// A call to another node.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Call {
+    /// Carry this out, if you lead its keyspace.
+    Execute(Asked),
+    /// How far are the hosts that you serve?
+    Convergence(Question),
+    /// Which hosts do you serve?
+    Connected,
+    /// How are you?
+    Status,
+    /// Walk your replica of this group.
+    Verify(GroupId),
+}
+
+/// What hosts are asked to have programmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// A connection: made, or removed if it is not `there`.
+    Connection { id: ConnectionId, there: bool },
+    /// The directory, up to a revision.
+    Directory(Revision),
+    /// A network, up to a revision.
+    Network(NetworkId, Revision),
+}
+
+/// How far one host is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HostProgress {
+    pub(crate) host: HostId,
+    pub(crate) concerned: bool,
+    pub(crate) programmed: bool,
+    pub(crate) problem: String,
+}
+
+/// What a walk over one group's chains found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct WalkReport {
+    pub(crate) keyspaces: u64,
+    pub(crate) records: u64,
+    pub(crate) fold: Fold,
+    pub(crate) applied: u64,
+    /// Where and what, when not sound.
+    pub(crate) problem: Option<String>,
+}
+
+type DoneWire = Result<(Revision, Vec<(Vec<u8>, Option<Vec<u8>>)>), ExecuteError>;
+
+/// Bytes of a call or an answer.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_allocvec(value).expect("our types have lengths known up front").into()
+}
+
+/// A call or an answer from bytes.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|error| format!("malformed: {error}"))
+}
+
+fn encode_done(done: Result<Done, ExecuteError>) -> Bytes {
+    let wire: DoneWire = done.map(|done| (done.revision, records(&done.changes)));
+    encode(&wire)
+}
+
+/// What a forwarded command came to.
+pub(crate) fn decode_done(home: Home, bytes: &[u8]) -> Result<Done, ExecuteError> {
+    let wire: DoneWire = decode(bytes).map_err(|_| ExecuteError::Unknown)?;
+    let (revision, records) = wire?;
+    let change = |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change { key: key.into(), value: value.map(Bytes::from) };
+    let changes: Vec<_> = records.into_iter().map(change).collect();
+    let changes = match home {
+        Home::Directory => directory_changes(&changes).map(Changes::Directory),
+        Home::Network(_) => network_changes(&changes).map(Changes::Network),
+    };
+    // It was done; only what exactly can't be read here. Asking again, perhaps elsewhere, tells.
+    Ok(Done { revision, changes: changes.map_err(|_| ExecuteError::Unknown)? })
+}
+
+/// Answers calls. The parts are there once the node has started; until then it refuses.
+#[derive(Default)]
+pub(crate) struct Answers(OnceLock<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) node: Node,
+    pub(crate) executor: Executor,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) view: Arc<View>,
+    pub(crate) status: Arc<status::Own>,
+}
+
+impl Parts {
+    /// How far the hosts served here are. None is further than this node itself.
+    fn progress(&self, question: Question) -> Vec<HostProgress> {
+        let behind = match question {
+            Question::Connection { .. } => false,
+            Question::Directory(revision) => self.view.directory_revision() < revision,
+            Question::Network(id, revision) => self.view.revision(Home::Network(id)) < revision,
+        };
+        let mut progress = self.hub.progress(question);
+        progress.iter_mut().for_each(|host| host.programmed &= !behind);
+        progress
+    }
+}
+
+impl Answers {
+    /// From now on calls are answered.
+    pub(crate) fn attach(&self, parts: Parts) {
+        // Called once.
+        let _ = self.0.set(parts);
+    }
+}
+
+impl CallHandler for Answers {
+    fn call(&self, _from: NodeId, request: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move {
+            let parts = self.0.get().ok_or("this node is still starting")?;
+            match decode(&request)? {
+                Call::Execute(asked) => Ok(encode_done(parts.executor.execute_here(asked).await)),
+                Call::Convergence(question) => Ok(encode(&parts.progress(question))),
+                Call::Connected => Ok(encode(&parts.hub.connected())),
+                Call::Status => Ok(encode(&parts.status.report())),
+                Call::Verify(group) => {
+                    let node = parts.node.clone();
+                    let walking = tokio::task::spawn_blocking(move || verify(&node, group));
+                    Ok(encode(&walking.await.map_err(|error| error.to_string())?))
+                }
+            }
+        })
+    }
+}
+
+/// Walks the local replica of a group. Blocks on disk.
+fn verify(node: &Node, group: GroupId) -> WalkReport {
+    match node.verify(group) {
+        Ok(walked) => WalkReport {
+            keyspaces: walked.keyspaces,
+            records: walked.records,
+            fold: walked.fold,
+            applied: walked.applied,
+            problem: None,
+        },
+        Err(error) => {
+            WalkReport { keyspaces: 0, records: 0, fold: Fold::default(), applied: 0, problem: Some(error.to_string()) }
+        }
+    }
+}

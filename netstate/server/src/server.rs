@@ -1,0 +1,174 @@
+//! A whole server: store, view, services, ports.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use kv_node::{Clock, Node, SystemClock};
+use netstate_proto::v1::{
+    self as pb, connections_server::ConnectionsServer, endpoints_server::EndpointsServer, hosts_server::HostsServer,
+    networks_server::NetworksServer, queries_server::QueriesServer,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Server as Transport, server::TcpIncoming},
+};
+
+use crate::{
+    execute::Executor,
+    forward::{Answers, Parts},
+    http, metrics, reconcile,
+    services::{Services, status::Own},
+    view::View,
+    watch::Hub,
+};
+
+/// The largest request: ten thousand endpoints with all that they may carry.
+const REQUEST_BYTES: usize = 32 * 1024 * 1024;
+
+/// Requests and streams on one connection.
+const STREAMS_PER_CONNECTION: u32 = 1024;
+
+/// What one client connection may have on its way to this server, per stream and in all.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How long requests under way may take when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Its part in the store.
+    pub node: kv_node::Config,
+    /// Where it listens for clients and hosts.
+    pub listen_client: SocketAddr,
+    /// Where it listens for HTTP.
+    pub listen_http: SocketAddr,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is not to be had.
+    #[error("cannot listen for {what} on {address}; is the port taken?")]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its part in the store did not start.
+    #[error("the store did not start")]
+    Node(#[from] kv_node::StartError),
+    /// Reflection could not be set up.
+    #[error("the compiled API descriptions are unusable")]
+    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A running server.
+pub struct Server {
+    node: Node,
+    stop: CancellationToken,
+    client: SocketAddr,
+    http: SocketAddr,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { what, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}
+
+impl Server {
+    /// Opens the store and the ports.
+    pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
+        metrics::recorder();
+        let (client_listener, client) = listen("clients", config.listen_client).await?;
+        let (http_listener, http) = listen("HTTP", config.listen_http).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let hub = Arc::new(Hub::default());
+        let view = Arc::new(View::new(hub.clone()));
+        let answers = Arc::new(Answers::default());
+        let node = Node::start(config.node, clock.clone(), view.clone(), answers.clone()).await?;
+        view.attach(node.clone());
+        let executor = Executor::new(node.clone(), view.clone(), clock.clone());
+        let own = Arc::new(Own::new(node.clone(), view.clone(), hub.clone()));
+        answers.attach(Parts {
+            node: node.clone(),
+            executor: executor.clone(),
+            hub: hub.clone(),
+            view: view.clone(),
+            status: own.clone(),
+        });
+        let stop = CancellationToken::new();
+        tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
+        tokio::spawn(http::serve(http_listener, node.clone(), own.clone(), stop.clone()));
+        let services = Services { node: node.clone(), view, executor, hub, clock, own, stop: stop.clone() };
+        let serving = tokio::spawn(serve(client_listener, services, stop.clone(), reflection()?));
+        Ok(Server { node, stop, client, http, serving })
+    }
+
+    /// Where clients and hosts connect.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Resolves when this server must stop, with the reason.
+    pub async fn failed(&self) -> String {
+        self.node.failed().await
+    }
+
+    /// Stops: no new requests, those under way get a moment, then the store.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        // Whoever still waits then finds another server.
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.serving).await;
+        self.node.shutdown().await;
+    }
+}
+
+fn reflection() -> Result<Routes, StartError> {
+    let service = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .build_v1()
+        .map_err(|error| StartError::Reflection(error.into()))?;
+    Ok(Routes::new(service))
+}
+
+async fn serve(listener: TcpListener, services: Services, stop: CancellationToken, routes: Routes) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let routes = routes
+        .add_service(health_service)
+        .add_service(NetworksServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(EndpointsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(ConnectionsServer::new(services.clone()))
+        .add_service(HostsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(QueriesServer::new(services));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = Transport::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the client port is closed");
+    }
+}

@@ -1,0 +1,84 @@
+//! Hosts: registered, listed, removed, watched over.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use netstate_model::{DirectoryCommand, Host, HostId};
+use netstate_proto::v1::{self as pb, hosts_server::Hosts};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Services, resolved};
+use crate::{execute::Command, keyspaces::Home, watch, wire};
+
+impl Services {
+    fn endpoints_on(&self, host: HostId) -> u64 {
+        let networks = self.view.networks_on(host).into_iter();
+        networks.map(|id| self.view.network(id).state.count_on(host) as u64).sum()
+    }
+}
+
+#[tonic::async_trait]
+impl Hosts for Services {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::ScopeFrame, Status>> + Send>>;
+
+    async fn register_host(
+        &self,
+        request: Request<pb::RegisterHostRequest>,
+    ) -> Result<Response<pb::RegisterHostResponse>, Status> {
+        let request = request.into_inner();
+        let origin = wire::origin(request.origin)?;
+        let underlay = request.underlay.parse().map_err(|_| {
+            let text = format!("underlay {} is no IP address", wire::quoted(&request.underlay));
+            Status::invalid_argument(text)
+        })?;
+        let command = DirectoryCommand::RegisterHost {
+            name: wire::name("host's name", &request.name)?,
+            underlay,
+            labels: wire::labels(request.labels)?,
+        };
+        let done = self.execute(Command::Directory(command), &origin).await?;
+        // Its watch may well begin on this node.
+        self.view.reached(Home::Directory, done.revision).await;
+        let directory = self.view.directory();
+        let host = directory.state.host_named(&request.name);
+        let host = host.map(|host| wire::host_to_proto(host, self.endpoints_on(host.id), false));
+        let position = Some(wire::position(Home::Directory, done.revision));
+        Ok(Response::new(pb::RegisterHostResponse { host, position }))
+    }
+
+    async fn list_hosts(
+        &self,
+        _request: Request<pb::ListHostsRequest>,
+    ) -> Result<Response<pb::ListHostsResponse>, Status> {
+        self.confirm_all().await?;
+        let connected = self.connected().await;
+        let directory = self.view.directory();
+        let render = |host: &Host| wire::host_to_proto(host, self.endpoints_on(host.id), connected.contains(&host.id));
+        Ok(Response::new(pb::ListHostsResponse {
+            hosts: directory.state.hosts().map(render).collect(),
+            position: Some(wire::position(Home::Directory, directory.revision)),
+        }))
+    }
+
+    async fn delete_host(
+        &self,
+        request: Request<pb::DeleteHostRequest>,
+    ) -> Result<Response<pb::DeleteHostResponse>, Status> {
+        let request = request.into_inner();
+        let origin = wire::origin(request.origin)?;
+        self.confirm_all().await?;
+        let directory = self.view.directory();
+        let host = resolved(directory.state.resolve_host(&request.host))?.id;
+        let command = DirectoryCommand::RemoveHost { host, endpoints: self.endpoints_on(host) };
+        let done = self.execute(Command::Directory(command), &origin).await?;
+        let position = Some(wire::position(Home::Directory, done.revision));
+        Ok(Response::new(pb::DeleteHostResponse { position }))
+    }
+
+    async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
+        let reports = request.into_inner();
+        let frames = watch::serve(self.hub.clone(), self.view.clone(), reports, self.stop.clone()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+    }
+}

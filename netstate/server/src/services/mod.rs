@@ -1,0 +1,151 @@
+//! The services of `netstate.v1`: parse, ask, answer.
+
+mod audit;
+mod connections;
+mod endpoints;
+mod hosts;
+mod networks;
+mod queries;
+pub(crate) mod status;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use kv_core::NodeId;
+use kv_node::{Clock, Node};
+use netstate_model::{EndpointId, HostId, NetworkId, Refusal};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    execute::{Asked, Command, Done, Executor},
+    forward::{self, Call},
+    keyspaces::Home,
+    view::{DirectoryAt, NetworkAt, View},
+    watch::Hub,
+    wire,
+};
+
+/// How long another node may take to answer a question about itself.
+const ASK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What all services hold.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) node: Node,
+    pub(crate) view: Arc<View>,
+    pub(crate) executor: Executor,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) own: Arc<status::Own>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Services {
+    /// Carries out a command for somebody.
+    async fn execute(&self, command: Command, origin: &wire::Origin) -> Result<Done, Status> {
+        self.try_execute(command, origin).await.map_err(wire::status)
+    }
+
+    async fn try_execute(&self, command: Command, origin: &wire::Origin) -> Result<Done, crate::execute::ExecuteError> {
+        let began = tokio::time::Instant::now();
+        let (actor, reason) = (origin.actor.clone(), origin.reason.clone());
+        let done = self.executor.execute(Asked { command, actor, reason, request: origin.request }).await;
+        metrics::histogram!(crate::metrics::COMMAND_SECONDS).record(began.elapsed().as_secs_f64());
+        done
+    }
+
+    /// Returns when this node has everything acknowledged so far of a keyspace.
+    async fn confirm(&self, home: Home) -> Result<(), Status> {
+        let group = self.node.group_of(&home.keyspace());
+        self.node.read_barrier(group).await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// The directory, with everything acknowledged so far.
+    async fn directory(&self) -> Result<DirectoryAt, Status> {
+        self.confirm(Home::Directory).await?;
+        Ok(self.view.directory())
+    }
+
+    /// A network, with everything acknowledged so far.
+    async fn network(&self, id: NetworkId) -> Result<NetworkAt, Status> {
+        self.confirm(Home::Network(id)).await?;
+        Ok(self.view.network(id))
+    }
+
+    /// Everything of all networks, with everything acknowledged so far.
+    async fn confirm_all(&self) -> Result<(), Status> {
+        let groups = (0..self.node.groups()).map(|group| self.node.read_barrier(kv_core::GroupId::new(group)));
+        let confirmed = futures::future::try_join_all(groups).await;
+        confirmed.map(|_| ()).map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Looks something up in the directory as it is here; only if it isn't there, in the confirmed one.
+    async fn lookup<T>(&self, look: impl Fn(&DirectoryAt) -> Result<T, Status>) -> Result<T, Status> {
+        match look(&self.view.directory()) {
+            Ok(found) => Ok(found),
+            Err(_) => look(&self.directory().await?),
+        }
+    }
+
+    /// The endpoint meant by `network/name` or an id.
+    async fn endpoint(&self, wanted: &str) -> Result<(EndpointId, NetworkAt), Status> {
+        let (network, rest) = match (wanted.parse::<EndpointId>(), wanted.split_once('/')) {
+            (Ok(id), _) => (id.network(), wanted),
+            (Err(_), Some((network, name))) => {
+                let resolve = |directory: &DirectoryAt| network_id(directory, network);
+                (self.lookup(resolve).await?, name)
+            }
+            (Err(_), None) => {
+                let text = format!("endpoint {}: write network/name, or an id such as e7.42", wire::quoted(wanted));
+                return Err(Status::invalid_argument(text));
+            }
+        };
+        let now = self.network(network).await?;
+        let id = now.state.resolve(rest).map_err(|refusal| wire::refused(&refusal))?.id;
+        Ok((id, now))
+    }
+
+    /// Puts the same question to every node. Nodes that don't answer are given with the reason.
+    async fn ask_all<A: serde::de::DeserializeOwned>(&self, call: &Call) -> Vec<(NodeId, Result<A, String>)> {
+        self.ask_all_within(call, ASK_PATIENCE).await
+    }
+
+    async fn ask_all_within<A: serde::de::DeserializeOwned>(
+        &self,
+        call: &Call,
+        patience: std::time::Duration,
+    ) -> Vec<(NodeId, Result<A, String>)> {
+        let call = forward::encode(call);
+        let asking = self.node.members().iter().map(|member| {
+            let call = call.clone();
+            async move {
+                let answer = self.node.call(member.id, call, patience).await;
+                (member.id, answer.map_err(|error| error.to_string()).and_then(|bytes| forward::decode(&bytes)))
+            }
+        });
+        futures::future::join_all(asking).await
+    }
+
+    /// The hosts that have a stream anywhere.
+    async fn connected(&self) -> BTreeSet<HostId> {
+        let answers = self.ask_all::<BTreeSet<HostId>>(&Call::Connected).await;
+        answers.into_iter().filter_map(|(_, answer)| answer.ok()).flatten().collect()
+    }
+
+    fn node_name(&self, id: NodeId) -> String {
+        let member = self.node.members().iter().find(|member| member.id == id);
+        member.map_or_else(|| id.to_string(), |member| member.name.clone())
+    }
+
+    fn now(&self) -> netstate_model::Timestamp {
+        netstate_model::Timestamp::from_micros(self.clock.now().micros())
+    }
+}
+
+fn network_id(directory: &DirectoryAt, wanted: &str) -> Result<NetworkId, Status> {
+    resolved(directory.state.resolve_network(wanted).map(|network| network.id))
+}
+
+fn resolved<T>(result: Result<T, Refusal>) -> Result<T, Status> {
+    result.map_err(|refusal| wire::refused(&refusal))
+}

@@ -1,0 +1,77 @@
+//! How this node is.
+
+use std::sync::Arc;
+
+use kv_core::NodeId;
+use kv_node::Node;
+use serde::{Deserialize, Serialize};
+
+use crate::{view::View, watch::Hub};
+
+/// What a node reports of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) resident_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) networks: u64,
+    pub(crate) endpoints: u64,
+    pub(crate) watching_hosts: u64,
+    pub(crate) version: String,
+    pub(crate) groups: Vec<GroupReport>,
+}
+
+/// What a node reports of one group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct GroupReport {
+    pub(crate) group: u16,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) term: u64,
+    pub(crate) committed: u64,
+    pub(crate) applied: u64,
+    pub(crate) keyspaces: u64,
+    pub(crate) problem: Option<String>,
+}
+
+/// Makes this node's reports.
+pub(crate) struct Own {
+    node: Node,
+    view: Arc<View>,
+    hub: Arc<Hub>,
+}
+
+impl Own {
+    pub(crate) fn new(node: Node, view: Arc<View>, hub: Arc<Hub>) -> Self {
+        Own { node, view, hub }
+    }
+
+    /// How this node is now.
+    pub(crate) fn report(&self) -> Report {
+        let (networks, endpoints) = self.view.counts();
+        let group = |group: kv_node::GroupStatus| GroupReport {
+            group: group.group.get(),
+            leader: group.leader,
+            term: group.term,
+            committed: group.committed,
+            applied: group.applied,
+            keyspaces: group.keyspaces,
+            problem: group.problem,
+        };
+        Report {
+            resident_bytes: resident_bytes(),
+            disk_bytes: self.node.disk_bytes(),
+            networks,
+            endpoints,
+            watching_hosts: self.hub.connected().len() as u64,
+            version: env!("CARGO_PKG_VERSION").into(),
+            groups: self.node.status().into_iter().map(group).collect(),
+        }
+    }
+}
+
+/// Resident memory of this process; zero where the system doesn't tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or_default() * 1024
+}

@@ -1,0 +1,23 @@
+//! The scoped watch: each host is told what concerns it, and nothing else.
+//!
+//! ```text
+//!  view ──touched──► hub: which streams does it concern? ──mark──► stream
+//!                                                                    │ when it can write
+//!  view ◄──snapshots, what changed since its cursors──────────────── frame ──► host
+//!                                                                              │
+//!  hub ◄──────────────────────────────── ack ──────────────────────────────────┘
+//! ```
+//!
+//! Must hold: a stream holds no events, only one cursor per network and a mark per network that has something for it; a slow
+//! host gets fewer, larger frames. What a host is sent lies in its scope as of the frame's snapshots. A change costs work in
+//! proportion to the streams that it concerns.
+
+mod encoded;
+mod frame;
+mod hub;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use hub::Hub;
+pub(crate) use stream::serve;

@@ -1,0 +1,370 @@
+//! Random histories: whatever happens in whatever order, a host that applies its frames ends with what a first frame gives,
+//! and holds nothing outside its scope at any moment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use kv_core::{ChainRecord, Change, Commit, GroupId, Head, Revision};
+use kv_node::{AppliedCommit, Observer};
+use netstate_model::{
+    Attach, Context, DirectoryCommand, HostId, Labels, Name, NetworkCommand, NetworkConfig, NetworkId, Ports, Protocol,
+    Side, Timestamp, scope,
+};
+use netstate_proto::v1 as pb;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::{
+    frame::Held,
+    frame::HeldNetwork,
+    hub::Hub,
+    hub::Stream,
+    stream::{advance, resume},
+};
+use crate::{
+    execute::{Changes, records},
+    keyspaces::Home,
+    view::View,
+};
+
+const NETWORKS: u32 = 4;
+const HOSTS: u32 = 3;
+
+/// A store without a store: decides, and shows the view what was decided.
+struct World {
+    view: Arc<View>,
+    hub: Arc<Hub>,
+    heads: BTreeMap<u32, Head>,
+}
+
+/// What a host holds, made of frames alone. Everything keyed so that two of them can be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Host {
+    directory: u64,
+    /// Per network: pools, blocks, strays, quarantined.
+    networks: BTreeMap<String, Network>,
+    locals: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    connections: BTreeMap<String, BTreeMap<(bool, String), Vec<String>>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Network {
+    pools: Vec<String>,
+    blocks: BTreeMap<String, String>,
+    strays: BTreeMap<String, Vec<String>>,
+    quarantined: BTreeMap<String, Vec<String>>,
+}
+
+/// One host's end and the server's end of its stream.
+struct Watching {
+    id: HostId,
+    host: Host,
+    /// The revisions that the host would pass in a hello.
+    revisions: BTreeMap<String, u64>,
+    held: Held,
+    stream: Arc<Stream>,
+    first: bool,
+}
+
+impl World {
+    fn new() -> Self {
+        let hub = Arc::new(Hub::default());
+        let mut world = World { view: Arc::new(View::new(hub.clone())), hub, heads: BTreeMap::new() };
+        for n in 0..HOSTS {
+            world.directory(DirectoryCommand::RegisterHost {
+                name: Name::new(&format!("host-{n}")).unwrap(),
+                underlay: std::net::Ipv4Addr::new(192, 0, 2, n as u8 + 1).into(),
+                labels: Labels::NONE,
+            });
+        }
+        for n in 0..NETWORKS {
+            world.directory(DirectoryCommand::CreateNetwork {
+                name: Name::new(&format!("network-{n}")).unwrap(),
+                pools: vec![format!("10.{n}.0.0/27").parse().unwrap()],
+                block_len_v4: Some(29),
+                block_len_v6: None,
+                labels: Labels::NONE,
+            });
+        }
+        let directory = world.view.directory().state;
+        for network in directory.networks() {
+            world.network(network.id, NetworkCommand::Install(NetworkConfig::of(network)));
+        }
+        world
+    }
+
+    fn commit(&mut self, home: Home, changes: &Changes) {
+        let keyspace = home.keyspace();
+        let slot = match home {
+            Home::Directory => 0,
+            Home::Network(id) => id.get(),
+        };
+        let head = self.heads.entry(slot).or_default();
+        let change =
+            |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change { key: key.into(), value: value.map(Into::into) };
+        let commit = Commit {
+            keyspace: keyspace.clone(),
+            base: head.revision,
+            at: kv_core::Timestamp::default(),
+            actor: String::new(),
+            reason: String::new(),
+            request: None,
+            succeeded: true,
+            changes: records(changes).into_iter().map(change).collect(),
+        };
+        let record = ChainRecord::follow(head, &commit);
+        *head = record.head(&keyspace);
+        let applied = AppliedCommit { keyspace: &keyspace, record: &record, changes: &commit.changes };
+        self.view.applied(GroupId::new(0), &[applied]);
+    }
+
+    fn directory(&mut self, command: DirectoryCommand) {
+        let context = Context { now: Timestamp::from_micros(1), actor: "ann", reason: "test" };
+        if let Ok(changes) = self.view.directory().state.decide(command, &context)
+            && !changes.is_empty()
+        {
+            self.commit(Home::Directory, &Changes::Directory(changes));
+        }
+    }
+
+    fn network(&mut self, id: NetworkId, command: NetworkCommand) {
+        let context = Context { now: Timestamp::from_micros(1), actor: "ann", reason: "test" };
+        if let Ok(changes) = self.view.network(id).state.decide(command, &context)
+            && !changes.is_empty()
+        {
+            self.commit(Home::Network(id), &Changes::Network(changes));
+        }
+    }
+
+    fn watch(&self, id: HostId) -> Watching {
+        let stream = self.hub.enter(id).unwrap();
+        let (host, revisions) = Default::default();
+        Watching { id, host, revisions, held: Held::default(), stream, first: true }
+    }
+
+    /// What a host without anything is told now.
+    fn fresh(&self, id: HostId) -> Host {
+        let hub = Arc::new(Hub::default());
+        let world = World { view: self.view.clone(), hub, heads: BTreeMap::new() };
+        let mut watching = world.watch(id);
+        watching.take(&world);
+        watching.host
+    }
+}
+
+impl Watching {
+    /// Takes one frame, if there is one.
+    fn take(&mut self, world: &World) {
+        let mut marks = std::mem::take(&mut *self.stream.marks.lock());
+        if self.first {
+            resume(&world.view, &self.held, &mut marks);
+        }
+        if marks.is_empty() && !self.first {
+            return;
+        }
+        let frame = advance(&world.hub, &world.view, &self.stream, &mut self.held, &marks, self.first);
+        self.first = false;
+        if let Some(frame) = frame {
+            self.host.apply(&frame, &mut self.revisions);
+            self.check_scope(world);
+        }
+    }
+
+    fn reconnect(&mut self, world: &World) {
+        self.stream = world.hub.enter(self.id).unwrap();
+        self.first = true;
+        self.held = Held { directory: Revision::new(self.host.directory), ..Held::default() };
+        for (id, network) in &self.host.networks {
+            let revision = Some(Revision::new(self.revisions[id]));
+            let local = self.host.locals.contains_key(id);
+            let held = HeldNetwork { revision, local, locals: revision.filter(|_| local) };
+            assert!(!network.pools.is_empty());
+            self.held.networks.insert(id.parse().unwrap(), held);
+        }
+        self.held.connections = self.host.connections.keys().map(|id| (id.parse().unwrap(), [None, None])).collect();
+    }
+
+    /// Nothing but what concerns it; nobody else's endpoints but those that something names.
+    fn check_scope(&self, world: &World) {
+        let directory = world.view.directory().state;
+        let local = world.view.networks_on(self.id);
+        let scope = scope(&directory, local);
+        let networks: BTreeSet<_> = scope.networks.keys().map(ToString::to_string).collect();
+        assert_eq!(self.host.networks.keys().cloned().collect::<BTreeSet<_>>(), networks);
+        let connections: BTreeSet<_> = scope.connections.iter().map(ToString::to_string).collect();
+        assert_eq!(self.host.connections.keys().cloned().collect::<BTreeSet<_>>(), connections);
+        for (network, endpoints) in &self.host.locals {
+            let state = world.view.network(network.parse().unwrap()).state;
+            for id in endpoints.keys() {
+                let id: netstate_model::EndpointId = id.parse().unwrap();
+                assert!(state.endpoint(id.number()).is_none_or(|endpoint| endpoint.host == self.id));
+            }
+        }
+    }
+}
+
+impl Host {
+    fn apply(&mut self, frame: &pb::ScopeFrame, revisions: &mut BTreeMap<String, u64>) {
+        self.directory = frame.directory_revision;
+        for gone in &frame.networks_gone {
+            assert!(self.networks.remove(gone).is_some(), "{gone} was not held");
+            self.locals.remove(gone);
+            revisions.remove(gone);
+        }
+        for gone in &frame.connections_gone {
+            assert!(self.connections.remove(gone).is_some(), "{gone} was not held");
+        }
+        for connection in &frame.connections {
+            assert!(self.connections.insert(connection.id.clone(), BTreeMap::new()).is_none());
+        }
+        for encoded in &frame.networks {
+            let part = pb::ScopeNetwork::decode(encoded.clone()).unwrap();
+            let network = self.networks.entry(part.network_id.clone()).or_default();
+            if part.full {
+                *network = Network { pools: part.pools, ..Network::default() };
+            }
+            part.blocks_gone.iter().for_each(|cidr| drop(network.blocks.remove(cidr)));
+            network.blocks.extend(part.blocks.into_iter().map(|block| (block.cidr, block.underlay)));
+            part.strays_gone.iter().for_each(|id| drop(network.strays.remove(id)));
+            network.strays.extend(part.strays.into_iter().map(|stray| (stray.endpoint_id, stray.addresses)));
+            part.quarantined_gone.iter().for_each(|id| drop(network.quarantined.remove(id)));
+            network.quarantined.extend(part.quarantined.into_iter().map(|one| (one.endpoint_id, one.addresses)));
+            revisions.insert(part.network_id, part.revision);
+        }
+        for part in &frame.locals {
+            let locals = self.locals.entry(part.network_id.clone()).or_default();
+            if part.full {
+                locals.clear();
+            }
+            part.endpoints_gone.iter().for_each(|id| drop(locals.remove(id)));
+            locals.extend(part.endpoints.iter().map(|one| (one.id.clone(), one.addresses.clone())));
+            let empty = locals.is_empty();
+            if empty {
+                self.locals.remove(&part.network_id);
+            }
+        }
+        for encoded in &frame.members {
+            let part = pb::ScopeMembers::decode(encoded.clone()).unwrap();
+            let members = self.connections.get_mut(&part.connection_id).expect("members of a connection that is held");
+            if part.full {
+                members.retain(|(to_side, _), _| *to_side != part.to_side);
+            }
+            part.members_gone.iter().for_each(|id| drop(members.remove(&(part.to_side, id.clone()))));
+            members.extend(part.members.into_iter().map(|one| ((part.to_side, one.endpoint_id), one.addresses)));
+        }
+    }
+}
+
+/// One step of a history.
+#[derive(Clone, Debug)]
+enum Step {
+    Attach { network: u32, host: u32, count: u32, blue: bool },
+    Detach { network: u32, which: usize },
+    Quarantine { network: u32, which: usize, on: bool },
+    Connect { from: u32, to: u32, selected: bool, port: u32 },
+    Disconnect { which: usize },
+    Move { host: u32, to: u8 },
+    Read { host: u32 },
+    Reconnect { host: u32 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (network, host) = (1..=NETWORKS, 1..=HOSTS);
+    prop_oneof![
+        4 => (network.clone(), host.clone(), 1..4u32, any::<bool>())
+            .prop_map(|(network, host, count, blue)| Step::Attach { network, host, count, blue }),
+        3 => (network.clone(), any::<usize>()).prop_map(|(network, which)| Step::Detach { network, which }),
+        1 => (network.clone(), any::<usize>(), any::<bool>())
+            .prop_map(|(network, which, on)| Step::Quarantine { network, which, on }),
+        2 => (network.clone(), network, any::<bool>(), 1..4u32)
+            .prop_map(|(from, to, selected, port)| Step::Connect { from, to, selected, port }),
+        1 => any::<usize>().prop_map(|which| Step::Disconnect { which }),
+        1 => (host.clone(), 1..200u8).prop_map(|(host, to)| Step::Move { host, to }),
+        4 => host.clone().prop_map(|host| Step::Read { host }),
+        1 => host.prop_map(|host| Step::Reconnect { host }),
+    ]
+}
+
+fn pick<T: Copy>(all: &[T], which: usize) -> Option<T> {
+    (!all.is_empty()).then(|| all[which % all.len()])
+}
+
+fn perform(world: &mut World, hosts: &mut [Watching], at: usize, step: &Step) {
+    let endpoints = |world: &World, network: u32| -> Vec<u32> {
+        world.view.network(NetworkId::new(network)).state.endpoints().map(netstate_model::Endpoint::number).collect()
+    };
+    match *step {
+        Step::Attach { network, host, count, blue } => {
+            let one = |n| Attach {
+                name: Name::new(&format!("x{at}-{n}")).unwrap(),
+                host: HostId::new(host),
+                addresses: Vec::new(),
+                mac: None,
+                labels: if blue { Labels::new([("colour", "blue")]).unwrap() } else { Labels::NONE },
+                workload: String::new(),
+                netns: None,
+            };
+            world.network(NetworkId::new(network), NetworkCommand::Attach((0..count).map(one).collect()));
+        }
+        Step::Detach { network, which } => {
+            if let Some(number) = pick(&endpoints(world, network), which) {
+                world.network(NetworkId::new(network), NetworkCommand::Detach(vec![number]));
+            }
+        }
+        Step::Quarantine { network, which, on } => {
+            if let Some(endpoint) = pick(&endpoints(world, network), which) {
+                world.network(NetworkId::new(network), NetworkCommand::Quarantine { endpoint, on });
+            }
+        }
+        Step::Connect { from, to, selected, port } => {
+            let side = |network| Side {
+                network: NetworkId::new(network),
+                selector: selected.then(|| "colour=blue".parse().unwrap()),
+            };
+            world.directory(DirectoryCommand::Connect {
+                from: side(from),
+                to: Side { selector: None, ..side(to) },
+                protocol: Protocol::Tcp,
+                ports: vec![Ports::new(port, port).unwrap()],
+                lifetime: None,
+            });
+        }
+        Step::Disconnect { which } => {
+            let all: Vec<_> = world.view.directory().state.connections().map(|connection| connection.id).collect();
+            if let Some(connection) = pick(&all, which) {
+                world.directory(DirectoryCommand::Disconnect { connection });
+            }
+        }
+        Step::Move { host, to } => world.directory(DirectoryCommand::RegisterHost {
+            name: Name::new(&format!("host-{}", host - 1)).unwrap(),
+            underlay: std::net::Ipv4Addr::new(192, 0, 3, to).into(),
+            labels: Labels::NONE,
+        }),
+        Step::Read { host } => hosts[host as usize - 1].take(world),
+        Step::Reconnect { host } => hosts[host as usize - 1].reconnect(world),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn hosts_end_with_their_scope(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        let mut hosts: Vec<_> = (1..=HOSTS).map(|id| world.watch(HostId::new(id))).collect();
+        for (at, step) in steps.iter().enumerate() {
+            perform(&mut world, &mut hosts, at, step);
+        }
+        for watching in &mut hosts {
+            // The first may leave a mark for what it came too late for.
+            watching.take(&world);
+            watching.take(&world);
+            let mut fresh = world.fresh(watching.id);
+            // A host that nothing concerned was not told of directory revisions either.
+            fresh.directory = watching.host.directory;
+            prop_assert_eq!(&watching.host, &fresh, "{}", watching.id);
+        }
+    }
+}
