@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::observer::{AppliedCommit, Observer};
 
 /// Folds remembered per group, to compare with replicas that are a little behind: some seconds of writing at full speed.
-const FOLDS: usize = 8192;
+const FOLDS: usize = 2048;
 
 /// One group's progress.
 pub(crate) struct Published {

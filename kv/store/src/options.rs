@@ -22,9 +22,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            state_memtable_bytes: 12 << 20,
-            log_memtable_bytes: 6 << 20,
-            block_cache_bytes: 12 << 20,
+            state_memtable_bytes: 8 << 20,
+            log_memtable_bytes: 4 << 20,
+            block_cache_bytes: 8 << 20,
             log_cache_bytes_per_group: 256 << 10,
             log_queue_bytes: 8 << 20,
             open_files: 128,

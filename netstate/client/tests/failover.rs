@@ -1,0 +1,201 @@
+//! The client against servers that refuse, stall, vanish and come back.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _};
+use netstate_client::{Client, ClientError, Options, Retry, WatchEvent};
+use netstate_proto::v1::{
+    self as pb,
+    host_report::{Hello, Report},
+    hosts_server::{Hosts, HostsServer},
+};
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
+
+/// What a server does with a registration.
+#[derive(Clone, Copy)]
+enum Manner {
+    Answers,
+    Refuses,
+    IsAway,
+    /// Takes the change and never answers.
+    Stalls,
+}
+
+/// A server of hosts only, and what it was told.
+#[derive(Clone)]
+struct Host {
+    manner: Arc<Mutex<Manner>>,
+    request_ids: Arc<Mutex<Vec<String>>>,
+    reports: mpsc::Sender<Report>,
+}
+
+#[tonic::async_trait]
+impl Hosts for Host {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::ScopeFrame, Status>> + Send>>;
+
+    async fn register_host(
+        &self,
+        request: Request<pb::RegisterHostRequest>,
+    ) -> Result<Response<pb::RegisterHostResponse>, Status> {
+        let manner = *self.manner.lock().unwrap();
+        if !matches!(manner, Manner::IsAway) {
+            self.request_ids.lock().unwrap().push(request.into_inner().origin.unwrap_or_default().request_id);
+        }
+        match manner {
+            Manner::Answers => Ok(Response::new(pb::RegisterHostResponse::default())),
+            Manner::Refuses => Err(Status::failed_precondition("host refused: its address is taken")),
+            Manner::IsAway => Err(Status::unavailable("no leader")),
+            Manner::Stalls => std::future::pending().await,
+        }
+    }
+
+    async fn list_hosts(&self, _: Request<pb::ListHostsRequest>) -> Result<Response<pb::ListHostsResponse>, Status> {
+        Ok(Response::new(pb::ListHostsResponse::default()))
+    }
+
+    async fn delete_host(&self, _: Request<pb::DeleteHostRequest>) -> Result<Response<pb::DeleteHostResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
+        let (frames, stream) = mpsc::channel(4);
+        let (mut incoming, told) = (request.into_inner(), self.reports.clone());
+        tokio::spawn(async move {
+            let first = pb::ScopeFrame { frame: 1, complete: true, ..Default::default() };
+            let _ = frames.send(Ok(first)).await;
+            while let Ok(Some(report)) = incoming.message().await {
+                let _ = told.send(report.report.unwrap()).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+    }
+}
+
+/// A server that runs until it is dropped.
+struct Running {
+    address: SocketAddr,
+    host: Host,
+    reports: mpsc::Receiver<Report>,
+    /// Its own, so that its connections end with it.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+fn start(manner: Manner) -> Running {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, reports) = mpsc::channel(16);
+    let host = Host { manner: Arc::new(Mutex::new(manner)), request_ids: Arc::default(), reports: told };
+    let serving = Server::builder().add_service(HostsServer::new(host.clone()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        drop(serving.serve_with_incoming(TcpListenerStream::new(listener)).await);
+    });
+    Running { address, host, reports, runtime: Some(runtime) }
+}
+
+/// An address where nobody listens.
+async fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+}
+
+fn client(addresses: &[String]) -> Client {
+    let options =
+        Options { deadline: Duration::from_secs(3), attempt: Duration::from_millis(300), ..Options::default() };
+    Client::connect(addresses.to_vec(), options).unwrap()
+}
+
+#[tokio::test]
+async fn calls_find_the_server_that_is_there() {
+    let (away, there) = (start(Manner::IsAway), start(Manner::Answers));
+    let client = client(&[nobody().await, away.address.to_string(), there.address.to_string()]);
+    for _ in 0..5 {
+        client.register_host(pb::RegisterHostRequest::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_final() {
+    let (one, other) = (start(Manner::Refuses), start(Manner::Refuses));
+    let client = client(&[one.address.to_string(), other.address.to_string()]);
+    let refused = client.register_host(pb::RegisterHostRequest::default()).await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused { code: Code::FailedPrecondition, .. }), "{refused:?}");
+    assert_eq!(refused.to_string(), "host refused: its address is taken");
+    assert_eq!(refused.retry(), Retry::No);
+    let asked = [&one, &other].map(|server| server.host.request_ids.lock().unwrap().len());
+    assert_eq!(asked.iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn a_change_that_was_not_heard_of_is_repeated_under_its_first_id() {
+    let (mute, there) = (start(Manner::Stalls), start(Manner::Stalls));
+    let client = client(&[mute.address.to_string(), there.address.to_string()]);
+    let unknown = client.register_host(pb::RegisterHostRequest::default()).await.unwrap_err();
+    let ClientError::Unknown { request_id, tried } = &unknown else { panic!("{unknown:?}") };
+    assert_eq!((tried.len(), unknown.retry()), (2, Retry::WithSameRequestId));
+    let sent: BTreeSet<String> =
+        [&mute, &there].iter().flat_map(|it| it.host.request_ids.lock().unwrap().clone()).collect();
+    assert_eq!(sent, BTreeSet::from([request_id.clone()]));
+
+    *there.host.manner.lock().unwrap() = Manner::Answers;
+    client.register_host(pb::RegisterHostRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_nobody_there_every_address_is_told_with_its_reason() {
+    let addresses = [nobody().await, nobody().await];
+    let error = client(&addresses).list_hosts(pb::ListHostsRequest {}).await.unwrap_err();
+    let ClientError::Unreachable { tried } = &error else { panic!("{error:?}") };
+    assert_eq!(tried.iter().map(|it| it.address.clone()).collect::<BTreeSet<_>>(), addresses.into_iter().collect());
+    assert!(tried.iter().all(|it| it.reason.contains("refused")), "{error}");
+}
+
+#[tokio::test]
+async fn a_watch_moves_to_another_server_and_says_what_it_has_by_then() {
+    let (mut one, mut other) = (start(Manner::Answers), start(Manner::Answers));
+    let client = client(&[one.address.to_string(), other.address.to_string()]);
+    let mut watch = client.watch_host();
+    let hello = |revision| Hello { host: "h".to_owned(), directory_revision: revision, ..Default::default() };
+
+    let WatchEvent::Frame(first) = watch.next(|| hello(1)).await else { panic!("no frame") };
+    watch.ack(first.stream, first.frame.frame, String::new());
+    let first_is_one = tokio::select! {
+        told = one.reports.recv() => { assert_eq!(told, Some(Report::Hello(hello(1)))); true }
+        told = other.reports.recv() => { assert_eq!(told, Some(Report::Hello(hello(1)))); false }
+    };
+    let (lost, mut left) = if first_is_one { (one, other) } else { (other, one) };
+    let mut lost = lost;
+    let acked = lost.reports.recv().await;
+    assert_eq!(acked, Some(Report::Ack(pb::host_report::Ack { frame: 1, problem: String::new() })));
+
+    // The host behind the address goes, and with it its connections.
+    drop(lost);
+    let second = loop {
+        match watch.next(|| hello(2)).await {
+            WatchEvent::Frame(frame) => break frame,
+            WatchEvent::Lost { error, .. } => assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}"),
+        }
+    };
+    assert_ne!(second.stream, first.stream);
+    watch.ack(first.stream, 7, "of a stream that is gone".to_owned());
+    watch.ack(second.stream, 1, String::new());
+    assert_eq!(left.reports.recv().await, Some(Report::Hello(hello(2))));
+    let acked = left.reports.recv().await;
+    assert_eq!(acked, Some(Report::Ack(pb::host_report::Ack { frame: 1, problem: String::new() })));
+}
