@@ -39,7 +39,7 @@ fn invalid(what: &str, error: impl std::fmt::Display) -> Status {
 
 /// A refusal as a status.
 pub(crate) fn refused(refusal: &Refusal) -> Status {
-    status(ExecuteError::from(refusal))
+    status(&ExecuteError::from(refusal))
 }
 
 /// What a command failed with, as a code and a message.
@@ -61,8 +61,8 @@ pub(crate) fn failure(error: &ExecuteError) -> (Code, String) {
 }
 
 /// The same as a status.
-pub(crate) fn status(error: ExecuteError) -> Status {
-    let (code, message) = failure(&error);
+pub(crate) fn status(error: &ExecuteError) -> Status {
+    let (code, message) = failure(error);
     Status::new(code, message)
 }
 

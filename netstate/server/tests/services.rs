@@ -224,9 +224,13 @@ async fn networks_end_when_nothing_is_in_them() {
     let refused = cluster.client.delete_network(delete.clone()).await.unwrap_err();
     assert!(refused.to_string().contains("detach them first"), "{refused}");
     let detach = pb::DetachItem { network: "web".into(), name: "web-1".into() };
-    let detached =
-        cluster.client.detach(pb::DetachRequest { origin: origin(""), endpoints: vec![detach] }).await.unwrap();
+    let repeatable = || Some(pb::Origin { request_id: uuid::Uuid::now_v7().to_string(), ..origin("").unwrap() });
+    let request = pb::DetachRequest { origin: repeatable(), endpoints: vec![detach] };
+    let detached = cluster.client.detach(request.clone()).await.unwrap();
     assert_eq!(detached.results[0].detached, 1);
+    assert_eq!(cluster.client.detach(request).await.unwrap(), detached, "done before, and answered as it was then");
+    let delete = pb::DeleteNetworkRequest { origin: repeatable(), ..delete };
+    cluster.client.delete_network(delete.clone()).await.unwrap();
     cluster.client.delete_network(delete).await.unwrap();
     let left = cluster.client.list_networks(pb::ListNetworksRequest {}).await.unwrap().networks;
     assert_eq!(left, []);

@@ -68,6 +68,13 @@ fn attached(done: &Done) -> impl Iterator<Item = &Arc<Endpoint>> {
     })
 }
 
+/// How many endpoints a command detached.
+fn gone(done: &Done) -> u32 {
+    let Changes::Network(changes) = &done.changes else { return 0 };
+    let gone = changes.iter().filter(|change| matches!(change, NetworkChange::EndpointGone(_)));
+    u32::try_from(gone.count()).unwrap_or(u32::MAX)
+}
+
 impl Services {
     async fn attach_part(&self, part: Part<Attach>, origin: &wire::Origin) -> pb::AttachResult {
         let network = part.network;
@@ -95,21 +102,27 @@ impl Services {
     async fn detach_part(&self, part: Part<String>, origin: &wire::Origin) -> pb::DetachResult {
         let network = part.network;
         let none = |refusal| pb::DetachResult { network: network.clone(), refusal, ..pb::DetachResult::default() };
-        let numbers = async {
-            let (id, names) = part.items?;
-            let now = self.network(id).await?;
-            let number = |name: &String| resolved(now.state.resolve(name).map(Endpoint::number));
-            Ok::<_, Status>((id, names.iter().map(number).collect::<Result<Vec<_>, _>>()?))
-        };
-        let (id, numbers) = match numbers.await {
-            Ok(found) => found,
+        let (id, names) = match part.items {
+            Ok(items) => items,
             Err(status) => return none(refusal(status.code(), status.message().into())),
         };
-        let detached = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-        match self.try_execute(Command::Network(id, NetworkCommand::Detach(numbers)), origin).await {
+        let numbers = async {
+            let now = self.network(id).await?;
+            let number = |name: &String| resolved(now.state.resolve(name).map(Endpoint::number));
+            names.iter().map(number).collect::<Result<Vec<_>, _>>()
+        };
+        let detach = |numbers| Command::Network(id, NetworkCommand::Detach(numbers));
+        let done = match numbers.await {
+            Ok(numbers) => self.try_execute(detach(numbers), origin).await,
+            Err(status) => match self.repeated(detach(Vec::new()), origin).await {
+                Some(done) => Ok(done),
+                None => return none(refusal(status.code(), status.message().into())),
+            },
+        };
+        match done {
             Ok(done) => {
                 let position = Some(wire::position(Home::Network(id), done.revision));
-                pb::DetachResult { network, detached, position, refusal: None }
+                pb::DetachResult { network, detached: gone(&done), position, refusal: None }
             }
             Err(error) => {
                 let (code, message) = wire::failure(&error);

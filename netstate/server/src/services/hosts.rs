@@ -69,9 +69,11 @@ impl Hosts for Services {
         let origin = wire::origin(request.origin)?;
         self.confirm_all().await?;
         let directory = self.view.directory();
-        let host = resolved(directory.state.resolve_host(&request.host))?.id;
-        let command = DirectoryCommand::RemoveHost { host, endpoints: self.endpoints_on(host) };
-        let done = self.execute(Command::Directory(command), &origin).await?;
+        let remove = |host, endpoints| Command::Directory(DirectoryCommand::RemoveHost { host, endpoints });
+        let done = match resolved(directory.state.resolve_host(&request.host).map(|host| host.id)) {
+            Ok(host) => self.execute(remove(host, self.endpoints_on(host)), &origin).await?,
+            Err(status) => self.repeated(remove(HostId::new(0), 0), &origin).await.ok_or(status)?,
+        };
         let position = Some(wire::position(Home::Directory, done.revision));
         Ok(Response::new(pb::DeleteHostResponse { position }))
     }

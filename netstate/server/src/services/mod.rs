@@ -43,7 +43,7 @@ pub(crate) struct Services {
 impl Services {
     /// Carries out a command for somebody.
     async fn execute(&self, command: Command, origin: &wire::Origin) -> Result<Done, Status> {
-        self.try_execute(command, origin).await.map_err(wire::status)
+        self.try_execute(command, origin).await.map_err(|error| wire::status(&error))
     }
 
     async fn try_execute(&self, command: Command, origin: &wire::Origin) -> Result<Done, crate::execute::ExecuteError> {
@@ -52,6 +52,12 @@ impl Services {
         let done = self.executor.execute(Asked { command, actor, reason, request: origin.request }).await;
         metrics::histogram!(crate::metrics::COMMAND_SECONDS).record(began.elapsed().as_secs_f64());
         done
+    }
+
+    /// What a request came to that has been made before: the things it names may be gone because of it. `nothing`: a
+    /// command that would be refused if it were not for the request id.
+    async fn repeated(&self, nothing: Command, origin: &wire::Origin) -> Option<Done> {
+        self.try_execute(nothing, origin).await.ok()
     }
 
     /// Returns when this node has everything acknowledged so far of a keyspace.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netstate_model::{DirectoryChange, DirectoryCommand, Network, NetworkCommand, NetworkConfig};
+use netstate_model::{DirectoryChange, DirectoryCommand, Network, NetworkCommand, NetworkConfig, NetworkId};
 use netstate_proto::v1::{self as pb, networks_server::Networks};
 use tonic::{Request, Response, Status};
 
@@ -44,7 +44,7 @@ impl Networks for Services {
         // The reconciler would do it as well; doing it here saves the wait for it.
         let install = NetworkCommand::Install(NetworkConfig::of(network));
         let install = reconcile::own(Command::Network(network.id, install), "the network is new");
-        self.executor.execute(install).await.map_err(wire::status)?;
+        self.executor.execute(install).await.map_err(|error| wire::status(&error))?;
         let position = wire::position(Home::Directory, done.revision);
         let network = wire::network_to_proto(network, true, 0);
         Ok(Response::new(pb::CreateNetworkResponse { network: Some(network), position: Some(position) }))
@@ -91,9 +91,18 @@ impl Networks for Services {
     ) -> Result<Response<pb::DeleteNetworkResponse>, Status> {
         let request = request.into_inner();
         let origin = wire::origin(request.origin)?;
-        let id = self.lookup(|directory| network_id(directory, &request.network)).await?;
-        let retire = Command::Directory(DirectoryCommand::RetireNetwork { network: id });
-        let begun = self.execute(retire, &origin).await?;
+        let retire = |network| Command::Directory(DirectoryCommand::RetireNetwork { network });
+        let id = match self.lookup(|directory| network_id(directory, &request.network)).await {
+            Ok(id) => id,
+            Err(status) => match self.repeated(retire(NetworkId::new(0)), &origin).await {
+                Some(done) => {
+                    let position = Some(wire::position(Home::Directory, done.revision));
+                    return Ok(Response::new(pb::DeleteNetworkResponse { position }));
+                }
+                None => return Err(status),
+            },
+        };
+        let begun = self.execute(retire(id), &origin).await?;
         // From here on the reconciler brings it to its end, or takes it back if endpoints are attached.
         let ended = async {
             loop {

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, pin::Pin};
 
 use futures::Stream;
 use kv_core::{Keyspace, Revision};
-use netstate_model::{ConnectionId, HostId, Permit, Subject, Verdict, exposure, hosts_of, reach};
+use netstate_model::{
+    Connection, ConnectionId, DirectoryChange, HostId, Permit, Subject, Verdict, exposure, hosts_of, reach,
+};
 use netstate_proto::v1::{self as pb, queries_server::Queries};
 use tonic::{Request, Response, Status};
 
@@ -13,9 +15,12 @@ use crate::{
     forward::{Call, HostProgress, Question},
     keyspaces::Home,
     services::status::Report,
-    view::DirectoryAt,
+    view::{DirectoryAt, directory_changes},
     wire,
 };
+
+/// Records of the directory's history read at a time.
+const HISTORY_PAGE: usize = 512;
 
 impl Services {
     /// What is asked about: a network, or an endpoint where there is a slash or an endpoint's id.
@@ -43,6 +48,32 @@ impl Services {
         std::iter::once(first).chain(homes.into_iter().map(network)).collect()
     }
 
+    /// A connection that is no more, as the directory's history has it: its hosts have to have taken it out.
+    async fn removed_connection(&self, id: ConnectionId) -> Result<Connection, Status> {
+        let node = self.node.clone();
+        let searching = tokio::task::spawn_blocking(move || {
+            let (keyspace, mut after) = (Home::Directory.keyspace(), Revision::ZERO);
+            loop {
+                let page = node.records(&keyspace, after, HISTORY_PAGE)?;
+                let Some(last) = page.last() else { return Ok(None) };
+                after = last.record.revision;
+                let changes = page.iter().filter_map(|record| record.changes.as_deref());
+                let made = changes.filter_map(|changes| directory_changes(changes).ok()).flatten();
+                let found = made.filter_map(|change| match change {
+                    DirectoryChange::Connection(connection) if connection.id == id => Some(connection),
+                    _ => None,
+                });
+                if let Some(found) = found.last() {
+                    return Ok(Some(found));
+                }
+            }
+        });
+        let found: Result<_, kv_node::ReadError> =
+            searching.await.map_err(|error| Status::internal(error.to_string()))?;
+        let found = found.map_err(|error| Status::unavailable(error.to_string()))?;
+        found.ok_or_else(|| Status::not_found(format!("there has never been a connection {id}")))
+    }
+
     /// The hosts that a question is about, with what is known of those that no node serves.
     async fn concerned(&self, what: pb::convergence_request::What) -> Result<(Question, Vec<HostId>), Status> {
         use pb::convergence_request::What;
@@ -51,18 +82,17 @@ impl Services {
                 let id: ConnectionId =
                     text.parse().map_err(|error| Status::invalid_argument(format!("connection: {error}")))?;
                 let directory = self.directory().await?;
-                let connection = directory.state.connection(id);
-                let networks = |id| Some(self.view.network(id).state);
-                let hosts = match connection {
-                    Some(connection) => {
-                        for side in [&connection.from, &connection.to] {
-                            self.confirm(Home::Network(side.network)).await?;
-                        }
-                        hosts_of(connection, &networks).into_iter().collect()
-                    }
-                    None => Vec::new(),
+                let there = directory.state.connection(id).cloned();
+                let question = Question::Connection { id, there: there.is_some() };
+                let connection = match there {
+                    Some(connection) => connection,
+                    None => self.removed_connection(id).await?,
                 };
-                Ok((Question::Connection { id, there: connection.is_some() }, hosts))
+                for side in [&connection.from, &connection.to] {
+                    self.confirm(Home::Network(side.network)).await?;
+                }
+                let networks = |id| Some(self.view.network(id).state);
+                Ok((question, hosts_of(&connection, &networks).into_iter().collect()))
             }
             What::Position(position) => {
                 let revision = Revision::new(position.revision);

@@ -1,0 +1,97 @@
+//! `netstate server`.
+
+use std::path::PathBuf;
+
+use netstate_server::Server;
+
+use super::{logging, signals::Ends};
+use crate::{console::talk, failure::Failure, settings};
+
+/// Run a node of a cluster
+///
+/// Every option can also be given in the file of --config, by the same name without the dashes in front, or as a variable:
+/// --listen-client is NETSTATE_LISTEN_CLIENT. An option on the command line goes before a variable, a variable before the
+/// file. NETSTATE_LOG sets what is logged (info, debug, …).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  netstate server                      a one-node cluster in ./netstate-data
+  netstate server --config /etc/netstate/server.toml
+  netstate server --name n1 --data-dir /var/lib/netstate --listen-client 10.0.0.1:2379 --listen-peer 10.0.0.1:2380 \\
+      --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380")]
+pub(crate) struct Args {
+    /// This node's name, one of those in --initial-cluster [default: n1]
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder of this node's data [default: ./netstate-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Where clients and hosts connect [default: 127.0.0.1:2379]
+    #[arg(long, value_name = "IP:PORT")]
+    listen_client: Option<String>,
+    /// Where other nodes connect [default: 127.0.0.1:2380]
+    #[arg(long, value_name = "IP:PORT")]
+    listen_peer: Option<String>,
+    /// Where metrics and health are served [default: 127.0.0.1:2381]
+    #[arg(long, value_name = "IP:PORT")]
+    listen_http: Option<String>,
+    /// All nodes that the cluster is founded with, as name=host:port of their peer ports [default: this node alone]
+    #[arg(long, value_name = "NAME=HOST:PORT,…")]
+    initial_cluster: Option<String>,
+    /// Raft groups that keyspaces are spread over; fixed when the cluster is founded [default: 16]
+    #[arg(long)]
+    groups: Option<String>,
+    /// MiB left free on the disk: with less, writes are refused [default: 128]
+    #[arg(long, value_name = "MIB")]
+    disk_reserve: Option<String>,
+    /// File with any of these options, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    fn flags(self) -> Vec<(&'static str, String)> {
+        let flags = [
+            (settings::NAME, self.name),
+            (settings::DATA_DIR, self.data_dir),
+            (settings::LISTEN_CLIENT, self.listen_client),
+            (settings::LISTEN_PEER, self.listen_peer),
+            (settings::LISTEN_HTTP, self.listen_http),
+            (settings::INITIAL_CLUSTER, self.initial_cluster),
+            (settings::GROUPS, self.groups),
+            (settings::DISK_RESERVE, self.disk_reserve),
+        ];
+        flags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+}
+
+/// Runs until a signal, or until the node has to stop.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let config = args.config.clone();
+    let variable = |name: &str| std::env::var(name).ok();
+    let file = config.or_else(|| variable("NETSTATE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+    let text = file.as_ref().map(std::fs::read_to_string);
+    let file = file.as_deref().zip(text);
+    let config =
+        settings::read(&args.flags(), &variable, file).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
+    logging::start()?;
+    let mut ends = Ends::listen()?;
+    let (name, folder) = (config.node.name.clone(), config.node.data_dir.display().to_string());
+    let server = Box::pin(Server::start(config)).await.map_err(Failure::refused)?;
+    talk(format_args!(
+        "netstate: {name} serves clients on {}, HTTP on {}, data in {folder}",
+        server.client_address(),
+        server.http_address()
+    ));
+    let failed = tokio::select! {
+        reason = server.failed() => Some(reason),
+        signal = ends.arrived() => {
+            tracing::info!(signal, "stopping");
+            None
+        }
+    };
+    server.shutdown().await;
+    match failed {
+        Some(reason) => Err(Failure::because(format!("{name} had to stop: {reason}"))),
+        None => Ok(()),
+    }
+}

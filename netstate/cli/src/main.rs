@@ -1,0 +1,48 @@
+//! The binary `netstate`: parses a command line, runs one command, and says by its exit code how it ended.
+//!
+//! Must hold: data goes to standard output and talk to standard error; nothing that a user types, a file holds or a
+//! closed pipe does can make it panic; the exit code is 0 when done, 1 when refused or false, 2 for wrong usage, 3 when no
+//! server could be reached.
+//!
+//! Left to others: everything that is not about a terminal. The server, the agent and the client are libraries.
+
+mod bench;
+mod cli;
+mod commands;
+mod console;
+mod converge;
+mod failure;
+mod human;
+mod json;
+mod session;
+mod settings;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{cli::Cli, failure::Failure};
+
+/// A server makes and drops many small values on many threads; the system's allocator keeps far more memory for that.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A closed pipe is no reason to complain.
+            let _ = error.print();
+            return if error.use_stderr() { failure::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::refused(anyhow::Error::new(error).context("no threads to be had")).report(),
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

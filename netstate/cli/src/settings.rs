@@ -1,0 +1,259 @@
+//! The configuration of a server: flags, then variables, then a file, then defaults.
+//!
+//! Must hold: everything is read before anything is refused, and all mistakes are told at once, each with where it stands;
+//! afterwards the configuration does not change.
+//!
+//! Left to others: doing the reading (the caller passes the flags, a way to ask for variables, and the file's text), so that
+//! all of it can be tested as text in, text out.
+
+mod source;
+
+use std::{fmt, io, net::SocketAddr, path::Path};
+
+use kv_node::{Config, ConfigError, DISK_RESERVE_BYTES, GROUPS_DEFAULT, Member, StoreOptions, Timing};
+use netstate_server::ServerConfig;
+
+use source::Settings;
+
+pub(crate) const NAME: &str = "name";
+pub(crate) const DATA_DIR: &str = "data-dir";
+pub(crate) const LISTEN_CLIENT: &str = "listen-client";
+pub(crate) const LISTEN_PEER: &str = "listen-peer";
+pub(crate) const LISTEN_HTTP: &str = "listen-http";
+pub(crate) const INITIAL_CLUSTER: &str = "initial-cluster";
+pub(crate) const GROUPS: &str = "groups";
+pub(crate) const DISK_RESERVE: &str = "disk-reserve";
+
+/// Every setting with what it is unless it is given. None: derived from the others.
+const SETTINGS: [(&str, Option<&str>); 8] = [
+    (NAME, Some("n1")),
+    (DATA_DIR, Some("./netstate-data")),
+    (LISTEN_CLIENT, Some("127.0.0.1:2379")),
+    (LISTEN_PEER, Some("127.0.0.1:2380")),
+    (LISTEN_HTTP, Some("127.0.0.1:2381")),
+    (INITIAL_CLUSTER, None),
+    (GROUPS, None),
+    (DISK_RESERVE, None),
+];
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug)]
+pub(crate) struct Mistakes(Vec<String>);
+
+/// Reads a server's configuration. `file` is its path and its text, or why that could not be read.
+pub(crate) fn read(
+    flags: &[(&'static str, String)],
+    variable: &dyn Fn(&str) -> Option<String>,
+    file: Option<(&Path, io::Result<String>)>,
+) -> Result<ServerConfig, Mistakes> {
+    let mut mistakes = Vec::new();
+    let settings = Settings::gather(flags, variable, file, &mut mistakes);
+    let config = check(&settings, &mut mistakes);
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(config),
+        _ => Err(Mistakes(mistakes)),
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {}:", plural(self.0.len()))?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+fn plural(mistakes: usize) -> String {
+    if mistakes == 1 { "a mistake".to_owned() } else { format!("{mistakes} mistakes") }
+}
+
+fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig> {
+    let listen_client = address(settings, LISTEN_CLIENT, mistakes);
+    let listen_peer = address(settings, LISTEN_PEER, mistakes);
+    let listen_http = address(settings, LISTEN_HTTP, mistakes);
+    let ports = [(LISTEN_CLIENT, listen_client), (LISTEN_PEER, listen_peer), (LISTEN_HTTP, listen_http)];
+    for (at, (key, address)) in ports.iter().enumerate() {
+        let same =
+            |(_, other): &&(&str, Option<SocketAddr>)| other == address && address.is_some_and(|own| own.port() != 0);
+        if let Some((other, _)) = ports[..at].iter().find(same) {
+            mistakes.push(format!("{}: the same as {other}; each needs a port of its own", settings.source(key)));
+        }
+    }
+    let name = settings.value(NAME).unwrap_or_default().to_owned();
+    if name.is_empty()
+        || name.len() > 63
+        || name.contains(|c: char| c.is_control() || c.is_whitespace() || "=,".contains(c))
+    {
+        let source = settings.source(NAME);
+        mistakes.push(format!("{source}: no name of a node; give 1 to 63 letters, digits, dots and dashes"));
+    }
+    let groups = number(settings, GROUPS, GROUPS_DEFAULT, mistakes);
+    let reserve = number(settings, DISK_RESERVE, DISK_RESERVE_BYTES >> 20, mistakes);
+    let data_dir = settings.value(DATA_DIR).unwrap_or_default();
+    if data_dir.is_empty() {
+        mistakes.push(format!("{}: no folder; give a path", settings.source(DATA_DIR)));
+    }
+    let initial_cluster = members(settings, &name, mistakes)?;
+    let node = Config {
+        name,
+        data_dir: data_dir.into(),
+        listen_peer: listen_peer.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+        initial_cluster,
+        groups: groups.unwrap_or(GROUPS_DEFAULT),
+        timing: Timing::default(),
+        disk_reserve_bytes: reserve.unwrap_or_default().saturating_mul(1 << 20),
+        store: StoreOptions::default(),
+    };
+    for mistake in node.mistakes() {
+        let key = match mistake {
+            ConfigError::Groups { .. } => GROUPS,
+            ConfigError::UnknownName { .. } => NAME,
+            ConfigError::Twice { .. } | ConfigError::Address { .. } | ConfigError::Founders { .. } => INITIAL_CLUSTER,
+        };
+        mistakes.push(format!("{}: {mistake}", settings.source(key)));
+    }
+    Some(ServerConfig { node, listen_client: listen_client?, listen_http: listen_http? })
+}
+
+fn address(settings: &Settings, key: &'static str, mistakes: &mut Vec<String>) -> Option<SocketAddr> {
+    let text = settings.value(key)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let source = settings.source(key);
+        mistakes.push(format!(
+            "{source}: {:?} is no address to listen on; write IP:PORT, such as 127.0.0.1:2379",
+            shown(text)
+        ));
+    }
+    parsed
+}
+
+fn number<N: std::str::FromStr + Copy>(
+    settings: &Settings,
+    key: &'static str,
+    default: N,
+    mistakes: &mut Vec<String>,
+) -> Option<N> {
+    let Some(text) = settings.value(key) else { return Some(default) };
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        mistakes.push(format!(
+            "{}: {:?} is no number that fits; write a whole number",
+            settings.source(key),
+            shown(text)
+        ));
+    }
+    parsed
+}
+
+/// The founders; without any given, this node alone, at the address where it listens.
+fn members(settings: &Settings, name: &str, mistakes: &mut Vec<String>) -> Option<Vec<Member>> {
+    let Some(text) = settings.value(INITIAL_CLUSTER) else {
+        let peer = settings.value(LISTEN_PEER)?;
+        // Port 0 is for tests of one node: nobody else ever dials it.
+        let peer = peer.strip_suffix(":0").map_or_else(|| peer.to_owned(), |host| format!("{host}:1"));
+        return peer.parse::<SocketAddr>().is_ok().then(|| vec![Member { name: name.to_owned(), peer }]);
+    };
+    let mut members = Vec::new();
+    let before = mistakes.len();
+    for part in text.split(',').map(str::trim) {
+        match part.split_once('=') {
+            Some((name, peer)) if !name.is_empty() => {
+                members.push(Member { name: name.to_owned(), peer: peer.to_owned() });
+            }
+            _ => {
+                let source = settings.source(INITIAL_CLUSTER);
+                mistakes.push(format!(
+                    "{source}: {:?} is no node; write name=host:port for each, with commas between",
+                    shown(part)
+                ));
+            }
+        }
+    }
+    // A node that could not be read would be missed in all that follows.
+    (mistakes.len() == before).then_some(members)
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags and variables as `key=value` lines, then the file's text; gives the configuration or its mistakes as text.
+    fn told(flags: &[(&'static str, &str)], variables: &[(&str, &str)], file: &str) -> String {
+        let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        let variable =
+            |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
+        match read(&flags, &variable, Some((Path::new("s.toml"), Ok(file.to_owned())))) {
+            Ok(config) => {
+                let members: Vec<_> =
+                    config.node.initial_cluster.iter().map(|m| format!("{}={}", m.name, m.peer)).collect();
+                format!(
+                    "{} {} client {} peer {} http {} of {} groups {}",
+                    config.node.name,
+                    config.node.data_dir.display(),
+                    config.listen_client,
+                    config.node.listen_peer,
+                    config.listen_http,
+                    members.join(","),
+                    config.node.groups
+                )
+            }
+            Err(mistakes) => mistakes.to_string(),
+        }
+    }
+
+    #[test]
+    fn with_nothing_given_it_is_one_node_here() {
+        let expected = "n1 ./netstate-data client 127.0.0.1:2379 peer 127.0.0.1:2380 http 127.0.0.1:2381 of \
+                        n1=127.0.0.1:2380 groups 16";
+        assert_eq!(told(&[], &[], ""), expected);
+    }
+
+    #[test]
+    fn flags_go_before_variables_before_the_file() {
+        let file = "name = \"file\"\ndata-dir = \"/file\"\ngroups = 4\ninitial-cluster = [\"flag=a:1\", \"b=b:1\"]\n";
+        let variables =
+            [("NETSTATE_NAME", "variable"), ("NETSTATE_DATA_DIR", "/variable"), ("NETSTATE_LISTEN_HTTP", "")];
+        let expected = "flag /variable client 127.0.0.1:2379 peer 127.0.0.1:2380 http 127.0.0.1:2381 of flag=a:1,b=b:1 \
+                        groups 4";
+        assert_eq!(told(&[(NAME, "flag")], &variables, file), expected);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_where_they_stand() {
+        let file = "name = \"n9\"\nlisten-client = \"nowhere\"\ncolour = \"red\"\nlisten-http = 2381\n";
+        let found = told(
+            &[(INITIAL_CLUSTER, "n1=a:1,n1=a:1")],
+            &[("NETSTATE_GROUPS", "many"), ("NETSTATE_LISTEN_PEER", "127.0.0.1")],
+            file,
+        );
+        let expected = "the configuration has 8 mistakes:
+  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, groups, disk-reserve
+  s.toml, listen-http: has to be a text in quotes
+  s.toml, listen-client: \"nowhere\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
+  variable NETSTATE_LISTEN_PEER: \"127.0.0.1\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
+  variable NETSTATE_GROUPS: \"many\" is no number that fits; write a whole number
+  s.toml, name: the node's name \"n9\" is not in the initial cluster (n1, n1); add it or correct the name
+  --initial-cluster: \"n1\" stands twice in the initial cluster; names and addresses are used once
+  --initial-cluster: \"a:1\" stands twice in the initial cluster; names and addresses are used once";
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_does_not_hide_other_mistakes() {
+        let found = told(&[(LISTEN_PEER, "127.0.0.1:2379"), (INITIAL_CLUSTER, "n1")], &[], "name = \n");
+        for part in ["3 mistakes", "s.toml: ", "--listen-peer: the same as listen-client", "\"n1\" is no node"] {
+            assert!(found.contains(part), "{part:?} is not told in: {found}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_a_mistake() {
+        let missing = Some((Path::new("s.toml"), Err(io::Error::from(io::ErrorKind::NotFound))));
+        let mistakes = read(&[], &|_| None, missing).unwrap_err().to_string();
+        assert!(mistakes.contains("s.toml: can't be read"), "{mistakes}");
+    }
+}

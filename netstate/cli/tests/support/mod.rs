@@ -1,0 +1,223 @@
+//! A cluster of real processes, on loopback addresses and in folders of its own. Everything ends with the value.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use netstate_client::{Client, Options};
+use netstate_proto::v1 as pb;
+
+/// How long a condition may take to come true on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Processes {
+    servers: Vec<Option<Child>>,
+    dir: tempfile::TempDir,
+    address: String,
+}
+
+impl Processes {
+    /// Starts this many servers.
+    pub(crate) fn start(size: usize) -> Self {
+        let mut cluster = Processes {
+            servers: (0..size).map(|_| None).collect(),
+            dir: tempfile::tempdir().unwrap(),
+            address: own_address(),
+        };
+        (0..size).for_each(|at| cluster.spawn(at));
+        cluster
+    }
+
+    /// Starts one server whose data lies on a file system of this many mebibytes that nobody else sees; `None` where that
+    /// isn't allowed.
+    pub(crate) fn start_on_small_disk(mebibytes: u32) -> Option<Self> {
+        let allowed = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut cluster = Processes { servers: vec![None], dir: tempfile::tempdir().unwrap(), address: own_address() };
+        std::fs::create_dir(cluster.data_dir(0)).unwrap();
+        let server = cluster.command(0);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", "mount -t tmpfs -o size=\"$1\" none \"$2\" && shift 2 && exec \"$@\"", "sh"])
+            .arg(format!("{mebibytes}m"))
+            .arg(cluster.data_dir(0))
+            .arg(server.get_program())
+            .args(server.get_args());
+        cluster.run(0, command);
+        Some(cluster)
+    }
+
+    pub(crate) fn name(at: usize) -> String {
+        format!("n{}", at + 1)
+    }
+
+    pub(crate) fn client_address(&self, at: usize) -> String {
+        format!("{}:{}", self.address, 2380 + 10 * at)
+    }
+
+    fn peer_address(&self, at: usize) -> String {
+        format!("{}:{}", self.address, 2381 + 10 * at)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn data_dir(&self, at: usize) -> PathBuf {
+        self.dir.path().join(Self::name(at))
+    }
+
+    fn command(&self, at: usize) -> Command {
+        let founders = (0..self.servers.len()).map(|at| format!("{}={}", Self::name(at), self.peer_address(at)));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netstate"));
+        command
+            .args(["server", "--name", &Self::name(at)])
+            .arg("--data-dir")
+            .arg(self.data_dir(at))
+            .args(["--listen-client", &self.client_address(at), "--listen-peer", &self.peer_address(at)])
+            .args(["--listen-http", &format!("{}:{}", self.address, 2382 + 10 * at)])
+            .args(["--initial-cluster", &founders.collect::<Vec<_>>().join(",")]);
+        command
+    }
+
+    /// Starts a server that isn't running; what it says goes to a file beside its data.
+    pub(crate) fn spawn(&mut self, at: usize) {
+        assert!(self.servers[at].is_none());
+        self.run(at, self.command(at));
+    }
+
+    fn run(&mut self, at: usize, mut command: Command) {
+        let log = self.dir.path().join(format!("{}.log", Self::name(at)));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        self.servers[at] = Some(child.unwrap());
+    }
+
+    /// Ends a server with SIGKILL.
+    pub(crate) fn kill(&mut self, at: usize) {
+        let mut child = self.servers[at].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn pid(&self, at: usize) -> u32 {
+        self.servers[at].as_ref().unwrap().id()
+    }
+
+    pub(crate) fn is_running(&mut self, at: usize) -> bool {
+        self.servers[at].as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    /// Every port that a server listens on.
+    pub(crate) fn addresses(&self, at: usize) -> [String; 3] {
+        [2380, 2381, 2382].map(|port| format!("{}:{}", self.address, port + 10 * at))
+    }
+
+    /// A client of all servers.
+    pub(crate) fn client(&self) -> Client {
+        self.client_with(Options { deadline: Duration::from_secs(30), ..Options::default() })
+    }
+
+    pub(crate) fn client_with(&self, options: Options) -> Client {
+        let addresses = (0..self.servers.len()).map(|at| self.client_address(at)).collect();
+        Client::connect(addresses, options).unwrap()
+    }
+
+    /// A client of one server only.
+    pub(crate) fn client_of(&self, at: usize) -> Client {
+        Client::connect(vec![self.client_address(at)], Options::default()).unwrap()
+    }
+
+    /// Where the leader of group 0 is.
+    pub(crate) async fn leader(&self, client: &Client) -> usize {
+        until("a leader of group 0", async || {
+            let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
+            let leader = status.groups.iter().find(|group| group.group == 0)?.leader.clone();
+            (0..self.servers.len()).find(|at| Self::name(*at) == leader)
+        })
+        .await
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.servers.iter_mut().flatten() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for at in 0..self.servers.len() {
+                let log = self.dir.path().join(format!("{}.log", Self::name(at)));
+                let text = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                eprintln!("--- {} said last:\n{}", Self::name(at), lines[lines.len().saturating_sub(30)..].join("\n"));
+            }
+        }
+    }
+}
+
+/// A loopback address that no other test of this machine uses: ports then need not be hunted for.
+fn own_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let pid = std::process::id();
+    format!("127.{}.{}.{}", 64 + (pid >> 8) % 128, pid & 0xff, 100 + NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits for a condition on a value.
+pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "still waiting for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn origin(reason: &str) -> Option<pb::Origin> {
+    Some(pb::Origin { actor: "tester".into(), reason: reason.into(), request_id: String::new() })
+}
+
+pub(crate) async fn create_network(client: &Client, name: &str, pool: &str) {
+    let request = pb::CreateNetworkRequest {
+        origin: origin(""),
+        name: name.into(),
+        pools: vec![pool.into()],
+        ..pb::CreateNetworkRequest::default()
+    };
+    client.create_network(request).await.unwrap();
+}
+
+pub(crate) async fn register_host(client: &Client, name: &str, underlay: &str) {
+    let request = pb::RegisterHostRequest {
+        origin: origin(""),
+        name: name.into(),
+        underlay: underlay.into(),
+        ..pb::RegisterHostRequest::default()
+    };
+    client.register_host(request).await.unwrap();
+}
+
+pub(crate) fn item(network: &str, name: &str, host: &str) -> pb::AttachItem {
+    pb::AttachItem { network: network.into(), name: name.into(), host: host.into(), ..pb::AttachItem::default() }
+}
+
+/// Every endpoint there is, as one server sees it.
+pub(crate) async fn endpoints(client: &Client) -> Vec<pb::Endpoint> {
+    let mut chunks = client.list_endpoints(pb::ListEndpointsRequest::default()).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        all.extend(chunk.endpoints);
+    }
+    all
+}
