@@ -1,0 +1,31 @@
+# make without a target tells what there is.
+CARGO := scripts/with-rocksdb cargo
+
+.PHONY: help build demo test verify bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the binary, optimised: target/release/netstate
+	@scripts/prepare build
+	$(CARGO) build --release --locked --package netstate-cli
+
+demo: ## a cluster, three hosts, containers and real packets, told step by step (KEEP=1 leaves it running)
+	@scripts/prepare
+	$(CARGO) build --release --locked --package netstate-cli
+	@demo/run
+
+test: ## every test; packet tests need root and are skipped, saying so, without
+	@scripts/prepare
+	$(CARGO) test --workspace --locked
+
+verify: ## what CI runs: formatting, lints, tests; changes nothing
+	@scripts/prepare
+	cargo fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(MAKE) test
+
+bench: ## measures this machine and writes docs/benchmarks.md
+	@scripts/prepare
+	$(CARGO) build --release --locked --package netstate-cli
+	@scripts/bench
