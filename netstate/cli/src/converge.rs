@@ -1,6 +1,6 @@
 //! Waiting until hosts have programmed a change, with a line on the terminal that says how far they are.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use netstate_client::{Client, ClientError};
@@ -16,38 +16,20 @@ const LOOK_MAX: Duration = Duration::from_millis(200);
 /// Hosts named in one line.
 const NAMED_MAX: usize = 5;
 
-/// What is waited for, and on which hosts.
+/// What is waited for.
 #[derive(Clone, Debug)]
-pub(crate) struct Awaited {
-    what: What,
-    /// By name; none: those that the servers say are concerned.
-    among: Option<BTreeSet<String>>,
-}
+pub(crate) struct Awaited(What);
 
 impl Awaited {
-    /// A connection that is there, on the hosts that it concerns.
+    /// A connection: in force if it is there, out of force if it was removed.
     pub(crate) fn connection(id: &str) -> Self {
-        Awaited { what: What::Connection(id.to_owned()), among: None }
+        Awaited(What::Connection(id.to_owned()))
     }
 
     /// A position, on all hosts that may have to know of it.
     pub(crate) fn position(position: pb::Position) -> Self {
-        Awaited { what: What::Position(position), among: None }
+        Awaited(What::Position(position))
     }
-
-    /// The same, on these hosts only.
-    pub(crate) fn among(self, hosts: BTreeSet<String>) -> Self {
-        Awaited { among: Some(hosts), ..self }
-    }
-}
-
-/// The hosts that a connection concerns now.
-///
-/// To be asked before it is removed: afterwards servers know only of hosts that are connected, and a host that is not may
-/// still allow it.
-pub(crate) async fn concerned(client: &Client, connection: &str) -> Result<BTreeSet<String>, ClientError> {
-    let answer = look(client, &Awaited::connection(connection)).await?;
-    Ok(answer.hosts.into_iter().map(|host| host.host).collect())
 }
 
 /// What was last seen of a change, and for how long it was waited for.
@@ -96,22 +78,7 @@ pub(crate) async fn wait(
 
 /// Asks once.
 pub(crate) async fn look(client: &Client, awaited: &Awaited) -> Result<pb::ConvergenceResponse, ClientError> {
-    let request = pb::ConvergenceRequest { what: Some(awaited.what.clone()) };
-    let answer = client.convergence(request).await?;
-    Ok(match &awaited.among {
-        Some(hosts) => restricted(answer, hosts),
-        None => answer,
-    })
-}
-
-/// An answer about some of its hosts. One that the servers don't name counts as not concerned: it is registered no longer.
-fn restricted(mut answer: pb::ConvergenceResponse, hosts: &BTreeSet<String>) -> pb::ConvergenceResponse {
-    answer.hosts.retain(|host| hosts.contains(&host.host));
-    let count = |programmed: bool| answer.hosts.iter().filter(|host| host.programmed == programmed).count();
-    let (programmed, pending) = (count(true), count(false));
-    answer.programmed = u32::try_from(programmed).unwrap_or(u32::MAX);
-    answer.pending = u32::try_from(pending).unwrap_or(u32::MAX);
-    answer
+    client.convergence(pb::ConvergenceRequest { what: Some(awaited.0.clone()) }).await
 }
 
 impl Seen {
@@ -159,19 +126,6 @@ mod tests {
 
     fn host(name: &str, programmed: bool, connected: bool, problem: &str) -> pb::HostConvergence {
         pb::HostConvergence { host: name.into(), programmed, connected, problem: problem.into() }
-    }
-
-    #[test]
-    fn hosts_that_are_not_asked_for_don_t_count() {
-        let hosts = vec![host("a", true, true, ""), host("b", false, false, ""), host("c", false, true, "")];
-        let answer = pb::ConvergenceResponse { hosts, programmed: 1, pending: 2 };
-        let among = |names: &[&str]| {
-            let some = restricted(answer.clone(), &names.iter().map(ToString::to_string).collect());
-            (some.programmed, some.pending, some.hosts.len())
-        };
-        assert_eq!(among(&["a", "b"]), (1, 1, 2));
-        assert_eq!(among(&["a", "gone"]), (1, 0, 1));
-        assert_eq!(among(&[]), (0, 0, 0));
     }
 
     #[test]

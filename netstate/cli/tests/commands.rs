@@ -86,7 +86,7 @@ async fn a_file_of_endpoints_is_attached_in_batches_or_refused_with_its_lines() 
     create_network(&client, "web", "10.0.0.0/16").await;
     register_host(&client, "host-a", "192.0.2.1").await;
     let servers = cluster.client_address(0);
-    let line = |n: usize| format!("{{\"network\":\"web\",\"name\":\"c{n}\",\"host\":\"host-a\"}}\n");
+    let line = |n: usize| format!("{{\"network\":\"web\",\"name\":\"ep-{n}\",\"host\":\"host-a\"}}\n");
     let lines: String = (0..2500).map(line).collect();
 
     let output = netstate(&servers, "endpoint attach -f - --batch 1000 -o json", &lines);
@@ -97,7 +97,7 @@ async fn a_file_of_endpoints_is_attached_in_batches_or_refused_with_its_lines() 
 
     let twice = netstate(&servers, "endpoint attach -f -", &line(7));
     assert_eq!(twice.status.code(), Some(1));
-    assert!(text(&twice.stderr).contains("c7"), "{}", text(&twice.stderr));
+    assert!(text(&twice.stderr).contains("ep-7"), "{}", text(&twice.stderr));
 
     let wrong = netstate(&servers, "endpoint attach -f -", &format!("{}nonsense\n{{}}\n", line(9000)));
     let said = text(&wrong.stderr);

@@ -169,6 +169,16 @@ async fn from_a_network_to_a_flow_and_back() {
     let third = frame(&mut watch, "host-a").await;
     assert_eq!((third.connections_gone, third.networks_gone.len()), (vec![made.id], 1));
 
+    // It concerned two hosts. One has taken it out, the other can't be asked and may still allow it.
+    let removed = loop {
+        let state = cluster.client.convergence(pb::ConvergenceRequest { what: what.clone() }).await.unwrap();
+        if state.programmed == 1 {
+            break state;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!((removed.pending, removed.hosts.len()), (1, 2), "{removed:?}");
+
     let mut log = cluster.client.audit_log(pb::AuditLogRequest::default()).await.unwrap();
     let mut lines = Vec::new();
     while let Some(record) = log.message().await.unwrap() {

@@ -58,14 +58,13 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<(), Failure> {
         call.record(began.elapsed());
         let id = made.connection.unwrap_or_default().id;
         let in_force = in_force(session, &Awaited::connection(&id)).await;
-        let concerned = converge::concerned(&session.client, &id).await?;
-        let request = pb::DisconnectRequest { origin: session.origin(prepare::REASON), connection: id };
-        let done = session.client.disconnect(request).await?;
+        let request = pb::DisconnectRequest { origin: session.origin(prepare::REASON), connection: id.clone() };
+        session.client.disconnect(request).await?;
         // Only now: whatever went wrong before, the connection is not left behind.
-        connected.record(in_force?);
-        hosts = concerned.len();
-        let removal = Awaited::position(done.position.unwrap_or_default()).among(concerned);
-        disconnected.record(self::in_force(session, &removal).await?);
+        let (took, concerned) = in_force?;
+        connected.record(took);
+        hosts = concerned;
+        disconnected.record(self::in_force(session, &Awaited::connection(&id)).await?.0);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -88,8 +87,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<(), Failure> {
     )
 }
 
-/// How long until no host lacks it.
-async fn in_force(session: &Session, awaited: &Awaited) -> Result<Duration, Failure> {
+/// How long until no host lacks it, and how many it concerns.
+async fn in_force(session: &Session, awaited: &Awaited) -> Result<(Duration, usize), Failure> {
     let began = Instant::now();
     loop {
         let answer = converge::look(&session.client, awaited).await?;
@@ -99,7 +98,7 @@ async fn in_force(session: &Session, awaited: &Awaited) -> Result<Duration, Fail
             return Err(Failure::because(text));
         }
         if answer.pending == 0 {
-            return Ok(waited);
+            return Ok((waited, answer.hosts.len()));
         }
         if waited > session.patience() {
             let late = answer.hosts.iter().filter(|host| !host.programmed).map(|host| host.host.as_str());

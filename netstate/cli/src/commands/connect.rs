@@ -91,20 +91,11 @@ pub(crate) async fn connect(args: Connect, session: &Session) -> Result<(), Fail
 }
 
 pub(crate) async fn disconnect(args: Disconnect, session: &Session) -> Result<(), Failure> {
-    let concerned = match args.wait {
-        // One that is gone already, and is only asked for again, concerned nobody knows whom.
-        true => converge::concerned(&session.client, &args.connection).await.ok().filter(|hosts| !hosts.is_empty()),
-        false => None,
-    };
     let request = pb::DisconnectRequest { origin: session.origin(&args.reason), connection: args.connection.clone() };
     let done = session.client.disconnect(request).await?;
     let id = done.connection.as_ref().map_or(args.connection, |connection| connection.id.clone());
     let seen = match args.wait {
-        true => {
-            let position = Awaited::position(done.position.clone().unwrap_or_default());
-            let awaited = concerned.map_or(position.clone(), |hosts| position.among(hosts));
-            Some(wait(session, &awaited).await?)
-        }
+        true => Some(wait(session, &Awaited::connection(&id)).await?),
         false => None,
     };
     session.console.answer(

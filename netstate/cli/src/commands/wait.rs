@@ -1,8 +1,6 @@
 //! `netstate wait`.
 
-use netstate_client::ClientError;
 use netstate_proto::v1 as pb;
-use tonic::Code;
 
 use crate::{
     console::talk,
@@ -36,7 +34,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<(), Failure> {
     let awaited = match (args.connection, args.network, args.revision) {
-        (Some(connection), _, _) => of_connection(connection, session).await?,
+        (Some(connection), _, _) => Awaited::connection(&connection),
         (_, Some(network), _) => {
             let found = session.client.get_network(pb::GetNetworkRequest { network }).await?;
             Awaited::position(found.position.unwrap_or_default())
@@ -50,19 +48,4 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<(), Failure> {
     }
     talk(seen.conclude()?);
     Ok(())
-}
-
-/// A connection that is there, or, for one that is not, that every host knows that: which hosts allowed it is known no
-/// longer.
-async fn of_connection(connection: String, session: &Session) -> Result<Awaited, Failure> {
-    let request = pb::GetConnectionRequest { connection: connection.clone() };
-    match session.client.get_connection(request).await {
-        Ok(_) => Ok(Awaited::connection(&connection)),
-        Err(ClientError::Refused { code: Code::NotFound, .. }) => {
-            talk(format_args!("{connection} is not there; waiting until every host knows of all that is"));
-            let list = session.client.list_connections(pb::ListConnectionsRequest::default()).await?;
-            Ok(Awaited::position(list.position.unwrap_or_default()))
-        }
-        Err(error) => Err(error.into()),
-    }
 }
