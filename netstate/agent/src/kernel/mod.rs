@@ -12,6 +12,7 @@ mod monitor;
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
+    io::Write as _,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -252,5 +253,6 @@ fn lock(picture: &Mutex<Picture>) -> std::sync::MutexGuard<'_, Picture> {
 
 /// A script as somebody may read it, or run it.
 fn show(command: &str, script: &str) {
-    println!("{command} <<'END'\n{script}END");
+    // Whoever read it may have gone.
+    let _ = writeln!(std::io::stdout(), "{command} <<'END'\n{script}END");
 }
