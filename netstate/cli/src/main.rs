@@ -28,6 +28,9 @@ use crate::{cli::Cli, failure::Failure};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Threads that run tasks, at least.
+const WORKERS_MIN: usize = 4;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -37,7 +40,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { failure::USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Applying and reading block on the disk now and then; heartbeats must find a free thread all the same.
+    let workers = std::thread::available_parallelism().map_or(WORKERS_MIN, std::num::NonZero::get).max(WORKERS_MIN);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::refused(anyhow::Error::new(error).context("no threads to be had")).report(),
     };

@@ -1,6 +1,6 @@
 //! `netstate bench load`: fills a cluster with networks and endpoints.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
@@ -17,6 +17,10 @@ use super::{
 };
 use crate::{console::talk, failure::Failure, human, session::Session, values::Span};
 
+/// Parts of an application, each with a label of its own.
+const TIERS: [&str; 3] = ["web", "worker", "store"];
+/// Endpoints of one workload.
+const REPLICAS: u64 = 4;
 /// Networks, hosts and connections that are made at a time: each is a commit of its own to the one directory.
 const DIRECTORY_CALLS: usize = 64;
 
@@ -174,6 +178,12 @@ fn connection(plan: &Plan, number: u32, random: &mut SmallRng, session: &Session
     }
 }
 
+/// Two labels, as schedulers give them: the same for all endpoints of one part of one application.
+fn labels(app: String, number: u64) -> HashMap<String, String> {
+    let tier = TIERS[(number % TIERS.len() as u64) as usize];
+    HashMap::from([("app".to_owned(), app), ("tier".to_owned(), tier.to_owned())])
+}
+
 /// One call. Whatever is refused ends the load: a figure over half of it would mean nothing.
 async fn attach(
     client: Client,
@@ -191,6 +201,8 @@ async fn attach(
             network: network.name.clone(),
             name: format!("pod-{}", member.number),
             host: prepare::host_name(&prefix, host),
+            labels: labels(network.name.clone(), member.number),
+            workload: format!("{}-{}", network.name, member.number / REPLICAS),
             ..pb::AttachItem::default()
         }
     };
