@@ -2,7 +2,7 @@
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel};
 
-/// Limits of a store. The defaults keep a node below some 50 MiB beyond its data.
+/// Limits of a store. The defaults keep a node below some 40 MiB beyond its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of a memtable of the state database; there are at most two.
@@ -22,9 +22,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            state_memtable_bytes: 6 << 20,
-            log_memtable_bytes: 3 << 20,
-            block_cache_bytes: 6 << 20,
+            state_memtable_bytes: 4 << 20,
+            log_memtable_bytes: 2 << 20,
+            block_cache_bytes: 4 << 20,
             log_cache_bytes_per_group: 128 << 10,
             log_queue_bytes: 8 << 20,
             open_files: 128,

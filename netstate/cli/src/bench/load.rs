@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CIDR", default_value = "10.0.0.0/8", value_parser = range)]
     range: (Ipv4Addr, u32),
     /// How long the servers are left alone before their memory is measured
-    #[arg(long, value_name = "SPAN", default_value = "3s")]
+    #[arg(long, value_name = "SPAN", default_value = "5s")]
     settle: Span,
 }
 
