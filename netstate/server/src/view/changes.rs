@@ -13,8 +13,8 @@ use kv_core::Revision;
 use netstate_model::{Endpoint, HostId, Labels, NetworkChange, NetworkState};
 
 /// Items kept of what concerns every host, and of endpoints.
-const CORE_ITEMS: usize = 256;
-const ENDPOINT_ITEMS: usize = 256;
+const CORE_ITEMS: usize = 64;
+const ENDPOINT_ITEMS: usize = 32;
 
 /// Something that every host with the network in scope has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
