@@ -4,6 +4,7 @@
 //! digest   = H("changes", changes)           what the commit wrote
 //! hash(r)  = H("record", keyspace, r, at, actor, reason, request, digest, hash(r-1))
 //! fold     = xor over the keyspaces of H("head", keyspace, revision, hash)
+//!            and over their leases and records beside the keys of H("record beside the keys", place, content)
 //! ```
 //!
 //! H is BLAKE3 in key-derivation mode, with the quoted words as context; every field is preceded by its length, so that
@@ -116,9 +117,10 @@ impl Digest {
         let hasher = Hasher::new("netstate changes v1").number(changes.len() as u64);
         let hasher = changes.iter().fold(hasher, |hasher, change| {
             let hasher = hasher.bytes(&change.key);
-            match &change.value {
-                Some(value) => hasher.number(1).bytes(value),
-                None => hasher.number(0),
+            match (&change.value, change.lease) {
+                (Some(value), None) => hasher.number(1).bytes(value),
+                (Some(value), Some(lease)) => hasher.number(2).bytes(value).number(lease.get().cast_unsigned()),
+                (None, _) => hasher.number(0),
             }
         });
         Digest(hasher.finish())
@@ -200,6 +202,14 @@ impl Fold {
         }
     }
 
+    /// Adds something that a keyspace has beside its keys, or takes it out again: its place and its content.
+    pub fn toggle_record(&mut self, place: &[u8], content: &[u8]) {
+        let hasher = Hasher::new("netstate record beside the keys v1").bytes(place).bytes(content);
+        for (byte, with) in self.0.iter_mut().zip(hasher.finish()) {
+            *byte ^= with;
+        }
+    }
+
     /// The bytes.
     pub const fn get(&self) -> &[u8; 32] {
         &self.0
@@ -235,7 +245,8 @@ mod tests {
             reason: "because".into(),
             request: None,
             succeeded: true,
-            changes: vec![Change { key: key.into(), value: value.map(Into::into) }],
+            changes: vec![Change { key: key.into(), value: value.map(Into::into), lease: None }],
+            effects: Vec::new(),
         }
     }
 

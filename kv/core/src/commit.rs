@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Keyspace, RequestId, Revision, Timestamp, TxnOutcome};
+use crate::{Keyspace, LeaseId, RequestId, Revision, Timestamp, TxnOutcome};
 
 /// One log entry's commits, applied in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Commit {
     pub succeeded: bool,
     /// Keys written and removed, each once. Empty: no revision is made.
     pub changes: Vec<Change>,
+    /// What else changes, and makes no revision.
+    pub effects: Vec<Effect>,
 }
 
 /// One key's new state.
@@ -40,6 +42,46 @@ pub struct Change {
     pub key: Bytes,
     /// Its value; `None`: removed.
     pub value: Option<Bytes>,
+    /// The lease that it is attached to.
+    pub lease: Option<LeaseId>,
+}
+
+/// A change of a keyspace that is not part of the history of its keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// A lease begins.
+    Grant {
+        /// The lease.
+        lease: LeaseId,
+        /// How long it lasts without being kept alive, in seconds.
+        ttl: u64,
+    },
+    /// What remains of a lease is written down, for a leader that comes later.
+    Checkpoint {
+        /// The lease.
+        lease: LeaseId,
+        /// Seconds; `None`: all of it, from when that leader begins.
+        remaining: Option<u64>,
+    },
+    /// A lease ends. The keys attached to it are removed by the same commit's changes.
+    Revoke {
+        /// The lease.
+        lease: LeaseId,
+    },
+    /// Versions that no read at this revision or a later one can see may go.
+    Compact {
+        /// The revision.
+        to: Revision,
+        /// Whether the chain's records of earlier revisions go too.
+        records: bool,
+    },
+    /// A record beside the keys: settings and the like, without history.
+    Record {
+        /// Its key.
+        key: Bytes,
+        /// Its value; `None`: removed.
+        value: Option<Bytes>,
+    },
 }
 
 /// What applying a commit came to. The same on every replica.
@@ -56,9 +98,26 @@ pub enum Outcome {
     },
 }
 
+impl Change {
+    /// Writes a key, attached to no lease.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Change { key: key.into(), value: Some(value.into()), lease: None }
+    }
+
+    /// Removes a key.
+    pub fn removal(key: impl Into<Bytes>) -> Self {
+        Change { key: key.into(), value: None, lease: None }
+    }
+
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 impl Commit {
     /// Bytes of keys and values.
     pub fn size(&self) -> usize {
-        self.changes.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len)).sum()
+        self.changes.iter().map(Change::size).sum()
     }
 }

@@ -1,6 +1,6 @@
 //! Who is who.
 
-use std::fmt;
+use std::{fmt, num::NonZeroI64};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,25 @@ pub struct ClusterId([u8; 16]);
 /// Chosen by a client for one transaction, so that a retry is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId([u8; 16]);
+
+/// A lease of one keyspace: keys attached to it go when it ends. Never zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseId(NonZeroI64);
+
+impl LeaseId {
+    /// A lease id from its number; zero is none.
+    pub const fn new(raw: i64) -> Option<Self> {
+        match NonZeroI64::new(raw) {
+            Some(raw) => Some(LeaseId(raw)),
+            None => None,
+        }
+    }
+
+    /// The bare number.
+    pub const fn get(self) -> i64 {
+        self.0.get()
+    }
+}
 
 impl NodeId {
     /// A node id from its number.
@@ -83,6 +102,18 @@ impl fmt::Display for NodeId {
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "g{}", self.0)
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 

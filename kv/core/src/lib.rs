@@ -19,10 +19,13 @@ mod time;
 mod txn;
 
 pub use chain::{ChainError, ChainRecord, Digest, Fold, Head};
-pub use commit::{Batch, Change, Commit, Outcome};
-pub use id::{ClusterId, GroupId, NodeId, RequestId};
+pub use commit::{Batch, Change, Commit, Effect, Outcome};
+pub use id::{ClusterId, GroupId, LeaseId, NodeId, RequestId};
 pub use keyspace::{Keyspace, KeyspaceError};
-pub use read::{KeyRange, KeyState, KeyValue, RangeResult, RevisionChanges};
+pub use read::{KeyRange, KeyState, KeyValue, Order, Query, RangeResult, RevisionChanges, SortBy, Want};
 pub use revision::Revision;
 pub use time::Timestamp;
-pub use txn::{Compare, Operand, Operation, Relation, Txn, TxnOutcome};
+pub use txn::{
+    Answered, Attach, Branches, Compare, Delete, Done, Guard, Operand, Operation, Put, Refusal, Relation, Txn,
+    TxnOutcome, written_twice,
+};

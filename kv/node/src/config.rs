@@ -90,7 +90,7 @@ impl Default for Timing {
             read_timeout: Duration::from_secs(5),
             compare_heads: Duration::from_secs(1),
             housekeeping: Duration::from_secs(2),
-            purge_after_bytes: 64 * 1024 * 1024,
+            purge_after_bytes: 32 * 1024 * 1024,
             purge_after_entries: 20_000,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kv_core::{GroupId, Keyspace, NodeId, Revision};
+use kv_core::{GroupId, Keyspace, NodeId, Refusal, Revision};
 use serde::{Deserialize, Serialize};
 
 /// What a caller may do after an error.
@@ -66,6 +66,9 @@ pub enum CommitError {
         /// The key, lossily as text.
         key: String,
     },
+    /// Not done: it asks for what cannot be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It may have been done, or be done yet.
     #[error("no answer from {group} in time; the outcome is unknown, repeat with the same request id to learn it")]
     Unknown {
@@ -89,7 +92,7 @@ impl CommitError {
             CommitError::NotLeader { leader, .. } => Retry::Elsewhere { hint: *leader },
             CommitError::Overloaded { .. } => Retry::After(Duration::from_millis(20)),
             CommitError::DiskFull { .. } => Retry::After(Duration::from_secs(1)),
-            CommitError::TooLarge { .. } | CommitError::KeyTwice { .. } => Retry::Never,
+            CommitError::TooLarge { .. } | CommitError::KeyTwice { .. } | CommitError::Refused(_) => Retry::Never,
             CommitError::Unknown { .. } => Retry::IfIdempotent,
             CommitError::OutOfService { .. } => Retry::Elsewhere { hint: None },
         }

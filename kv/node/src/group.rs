@@ -6,6 +6,7 @@ use kv_core::{GroupId, NodeId};
 use kv_store::{Store, StoreError};
 use openraft::{ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     barrier::Barrier,
@@ -13,6 +14,8 @@ use crate::{
     config::{MemberInfo, Timing},
     disk::Disk,
     error::StartError,
+    forward::Forwarder,
+    lessor::Lessor,
     link::Links,
     observer::Observer,
     proposer::Proposer,
@@ -74,6 +77,11 @@ impl Leadership {
         self.metrics.borrow_watched().current_leader.map(NodeId::new)
     }
 
+    /// The term.
+    pub(crate) fn term(&self) -> u64 {
+        self.metrics.borrow_watched().current_term
+    }
+
     /// Why this replica serves nothing, if so.
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.get().map(String::as_str)
@@ -101,6 +109,8 @@ pub(crate) struct Group {
     pub(crate) raft: Raft,
     pub(crate) leadership: Leadership,
     pub(crate) proposer: Proposer,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) lessor: Lessor,
     pub(crate) barrier: Barrier,
     pub(crate) published: Arc<Published>,
     /// Bytes appended to its log since the node started.
@@ -117,6 +127,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) failure: &'a Failure,
     pub(crate) timing: &'a Timing,
     pub(crate) disk: &'a Disk,
+    pub(crate) stop: &'a CancellationToken,
 }
 
 impl Group {
@@ -127,11 +138,13 @@ impl Group {
         let applied = applied_index(&state, id).map_err(|error| failed(error.to_string()))?;
         let published = Arc::new(Published::new(&state, id, applied));
         let appended = Arc::new(AtomicU64::new(0));
+        let lessor = Lessor::new(id, state.clone());
         let machine = Machine {
             group: id,
             state: state.clone(),
             observer: shared.observer.clone(),
             published: published.clone(),
+            lessor: lessor.clone(),
         };
         let log = LogStore::new(id, shared.store.log().clone(), appended.clone());
         let network = Network { group: id, links: shared.links.clone() };
@@ -142,8 +155,14 @@ impl Group {
         let leadership =
             Leadership { group: id, metrics: raft.metrics(), problem: Arc::default(), failure: shared.failure.clone() };
         tokio::spawn(observe(id, leadership.clone(), shared.observer.clone()));
-        let proposer =
-            Proposer::start(id, raft.clone(), state, shared.clock.clone(), leadership.clone(), shared.disk.clone());
+        let proposer = Proposer::start(
+            id,
+            raft.clone(),
+            state.clone(),
+            shared.clock.clone(),
+            leadership.clone(),
+            shared.disk.clone(),
+        );
         let barrier = Barrier::start(
             id,
             shared.own.id,
@@ -153,7 +172,9 @@ impl Group {
             published.progress(),
             shared.timing.read_timeout,
         );
-        Ok(Group { id, raft, leadership, proposer, barrier, published, appended })
+        let forwarder = Forwarder::start(id, shared.links.clone(), shared.timing.commit_timeout);
+        tokio::spawn(lessor.clone().run(leadership.clone(), proposer.clone(), shared.stop.clone()));
+        Ok(Group { id, raft, leadership, proposer, forwarder, lessor, barrier, published, appended })
     }
 
     /// Founds the group, if nobody has: `first` at once, the others only when it doesn't.

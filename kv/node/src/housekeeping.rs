@@ -2,12 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use kv_core::{GroupId, NodeId};
 use openraft::async_runtime::WatchReceiver;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use crate::{group::Group, node::Inner};
 
@@ -33,13 +40,26 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(inner.timing.housekeeping);
     let mut flushed: HashMap<GroupId, Flushed> = HashMap::new();
     let mut up_since: HashMap<NodeId, Instant> = HashMap::new();
+    let mut reclaiming: Option<JoinHandle<()>> = None;
+    // Bytes appended up to the last tick, and up to when nothing was left in memory that could be on disk.
+    let (mut last_appended, mut settled) = (0u64, 0u64);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = inner.reclaim.hurry.notified() => {}
             () = inner.stop.cancelled() => return,
         }
-        if due(&inner, &flushed) {
+        let appended = inner.groups.iter().map(|group| group.appended.load(Ordering::Relaxed)).sum();
+        let idle = std::mem::replace(&mut last_appended, appended) == appended && appended > settled;
+        if idle || due(&inner, &flushed) {
             purge(&inner, &mut flushed).await;
+        }
+        if idle {
+            settle(&inner).await;
+            settled = appended;
+        }
+        if reclaiming.as_ref().is_none_or(JoinHandle::is_finished) {
+            reclaiming = reclaim(&inner);
         }
         for node in inner.links.nodes() {
             if inner.links.up(node) {
@@ -52,6 +72,52 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             spread(&inner, group, &up_since).await;
         }
     }
+}
+
+/// Nothing is being written: what was purged need not stay in the log's memory.
+async fn settle(inner: &Arc<Inner>) {
+    let log = inner.store.log().clone();
+    match tokio::task::spawn_blocking(move || log.flush()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => inner.failure.report(&error.to_string()),
+        Err(error) => inner.failure.report(&format!("flushing the log panicked: {error}")),
+    }
+}
+
+/// How giving back space is getting on: rounds asked for, and rounds done.
+#[derive(Default)]
+pub(crate) struct Reclaiming {
+    asked: AtomicU64,
+    done: watch::Sender<u64>,
+    hurry: Notify,
+}
+
+impl Reclaiming {
+    /// Returns when a round that begins after the call is done.
+    pub(crate) async fn done(&self) {
+        let round = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        self.hurry.notify_one();
+        // The sender lives as long as the node.
+        let _ = self.done.subscribe().wait_for(|done| *done >= round).await;
+    }
+}
+
+/// Begins to give back the space of what was compacted, if something was.
+fn reclaim(inner: &Arc<Inner>) -> Option<JoinHandle<()>> {
+    let asked = inner.reclaim.asked.load(Ordering::Relaxed);
+    let waited_for = asked > *inner.reclaim.done.borrow();
+    // All of them are asked: each that was compacted is given back now.
+    let compacted = inner.groups.iter().filter(|group| group.published.take_compacted()).count();
+    let inner = inner.clone();
+    (compacted > 0 || waited_for).then(|| {
+        tokio::task::spawn_blocking(move || {
+            let state = inner.store.state();
+            if let Err(error) = state.flush().and_then(|_| state.reclaim()) {
+                inner.failure.report(&error.to_string());
+            }
+            inner.reclaim.done.send_replace(asked);
+        })
+    })
 }
 
 /// Where a group was when its state was flushed last.
@@ -81,8 +147,9 @@ fn due(inner: &Inner, flushed: &HashMap<GroupId, Flushed>) -> bool {
 async fn purge(inner: &Arc<Inner>, flushed: &mut HashMap<GroupId, Flushed>) {
     let before: Vec<_> = inner.groups.iter().map(Flushed::now).collect();
     let state = inner.store.state().clone();
-    match tokio::task::spawn_blocking(move || state.flush()).await {
-        Ok(Ok(_)) => {}
+    let flushing = move || state.flush().map(|_| ());
+    match tokio::task::spawn_blocking(flushing).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => return inner.failure.report(&error.to_string()),
         Err(error) => return inner.failure.report(&format!("flushing the state panicked: {error}")),
     }

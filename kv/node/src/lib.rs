@@ -19,9 +19,13 @@ mod clock;
 mod config;
 mod disk;
 mod error;
+mod evaluate;
+mod forward;
 mod group;
 mod heads;
 mod housekeeping;
+mod leases;
+mod lessor;
 mod link;
 mod node;
 mod observer;
@@ -38,7 +42,8 @@ pub use config::{
     Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,
 };
 pub use error::{CallError, CommitError, ReadError, Retry, StartError, WatchError};
-pub use kv_store::{Options as StoreOptions, VerifyError};
-pub use node::{Consistency, GroupStatus, Node, Verified};
+pub use kv_store::{Event, Options as StoreOptions, RevisionEvents, Usage, VerifyError, Written};
+pub use leases::LeaseState;
+pub use node::{Consistency, GroupStatus, Node, Pages, Position, Verified};
 pub use observer::{AppliedCommit, CallHandler, Observer, Visit};
-pub use watch::Watch;
+pub use watch::{History, Watch};

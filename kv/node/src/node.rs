@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kv_core::{
-    ClusterId, Fold, GroupId, Head, KeyRange, Keyspace, NodeId, Outcome, RangeResult, RequestId, Revision,
-    RevisionChanges, Txn, TxnOutcome, limits,
+    Answered, ClusterId, Fold, GroupId, Head, KeyRange, Keyspace, NodeId, Outcome, Query, RangeResult, RequestId,
+    Revision, RevisionChanges, Txn, TxnOutcome, limits,
 };
 use kv_proto::peer::v1::Kind;
-use kv_store::{Identity, Store, StoreError, VerifyError};
+use kv_store::{Identity, Store, Usage, VerifyError};
 use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,14 +21,14 @@ use crate::{
     error::{CallError, CommitError, ReadError, Retry, StartError},
     group::{Failure, Group, Leadership, Shared},
     heads::{self, Heads},
-    housekeeping,
+    housekeeping::{self, Reclaiming},
     link::{self, LinkError, Links},
     observer::{CallHandler, Observer},
-    publish,
-    raft::{self, decode, encode},
-    requests::{Forwarded, ForwardedAnswer},
+    proposer::Answer,
+    publish::{self, Recent},
+    raft,
     snapshot::Incoming,
-    watch::Watch,
+    watch::{History, Watch},
 };
 
 /// How long a node that should not found a group by itself waits for the one that should.
@@ -38,7 +39,7 @@ const LEADER_PAUSE: Duration = Duration::from_millis(20);
 
 /// One node. Cheap to clone.
 #[derive(Clone)]
-pub struct Node(Arc<Inner>);
+pub struct Node(pub(crate) Arc<Inner>);
 
 /// How fresh a read has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,34 @@ pub struct GroupStatus {
     pub problem: Option<String>,
 }
 
+/// Where a group is, as one node sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Who leads it.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: u64,
+    /// The last log index.
+    pub last: u64,
+    /// Log index applied here.
+    pub applied: u64,
+}
+
+/// A range being read page by page.
+pub struct Pages {
+    pages: kv_store::Pages,
+    group: GroupId,
+    leadership: Leadership,
+}
+
+impl Pages {
+    /// The next page; `None` after the last. Blocks on disk.
+    #[expect(clippy::should_implement_trait, reason = "an iterator does not fail")]
+    pub fn next(&mut self) -> Result<Option<RangeResult>, ReadError> {
+        self.pages.next_page().map_err(|error| read_error(&self.leadership, self.group, error.into()))
+    }
+}
+
 /// What a walk over a group's chains found sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -98,19 +127,12 @@ pub(crate) struct Inner {
     pub(crate) disk: Disk,
     pub(crate) incoming: Incoming,
     pub(crate) heads: Heads,
+    pub(crate) reclaim: Reclaiming,
 }
 
 impl Inner {
     pub(crate) fn group(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(usize::from(id.get()))
-    }
-}
-
-/// A read error that only the store can cause: nothing was asked for that could be compacted or in the future.
-pub(crate) fn store_error(error: kv_store::ReadError) -> StoreError {
-    match error {
-        kv_store::ReadError::Store(error) => error,
-        other => unreachable!("a read of the latest state cannot be out of range: {other}"),
     }
 }
 
@@ -170,6 +192,7 @@ impl Node {
             failure: &failure,
             timing: &config.timing,
             disk: &disk,
+            stop: &stop,
         };
         let mut groups = Vec::with_capacity(config.groups.into());
         for group in 0..config.groups {
@@ -190,6 +213,7 @@ impl Node {
             disk,
             incoming: Incoming::default(),
             heads: Heads::default(),
+            reclaim: Reclaiming::default(),
         });
         tokio::spawn(link::Server::run(identity, inner.clone(), listener, inner.stop.clone()));
         tokio::spawn(heads::run(inner.clone()));
@@ -245,22 +269,22 @@ impl Node {
     /// Transactions on one keyspace, in order, worked out and answered by the group's leader, wherever it is.
     ///
     /// One that was worked out against a state that did not come to be is worked out again, unless it names its base.
-    pub async fn txns(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Outcome>, CommitError> {
+    pub async fn transact(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Answered>, CommitError> {
         let deadline = tokio::time::Instant::now() + self.0.timing.commit_timeout;
         let group = self.group(keyspace);
-        let mut outcomes = vec![None; txns.len()];
+        let mut answers = vec![None; txns.len()];
         loop {
-            let open: Vec<_> = (0..txns.len()).filter(|at| outcomes[*at].is_none()).collect();
+            let open: Vec<_> = (0..txns.len()).filter(|at| answers[*at].is_none()).collect();
             let asked = open.iter().map(|at| txns[*at].clone()).collect();
             let attempt = tokio::time::timeout_at(deadline, self.attempt(group, keyspace, asked)).await;
             match attempt {
-                Ok(Ok(answers)) => {
-                    for (at, answer) in open.into_iter().zip(answers) {
-                        let again = txns[at].base.is_none() && matches!(answer, Outcome::Stale { .. });
-                        outcomes[at] = (!again).then_some(answer);
+                Ok(Ok(found)) => {
+                    for (at, answer) in open.into_iter().zip(found) {
+                        let again = txns[at].base.is_none() && matches!(answer.outcome, Outcome::Stale { .. });
+                        answers[at] = (!again).then_some(answer);
                     }
-                    if let Some(all) = outcomes.iter().copied().collect() {
-                        return Ok(all);
+                    if answers.iter().all(Option::is_some) {
+                        return Ok(answers.into_iter().flatten().collect());
                     }
                 }
                 Ok(Err(error @ (CommitError::NotLeader { .. } | CommitError::Overloaded { .. }))) => {
@@ -277,30 +301,24 @@ impl Node {
         }
     }
 
-    /// One transaction; see [`txns`](Node::txns).
+    /// The outcomes of transactions; see [`transact`](Node::transact).
+    pub async fn txns(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Outcome>, CommitError> {
+        Ok(self.transact(keyspace, txns).await?.into_iter().map(|answered| answered.outcome).collect())
+    }
+
+    /// The outcome of one transaction; see [`transact`](Node::transact).
     pub async fn txn(&self, keyspace: &Keyspace, txn: Txn) -> Result<Outcome, CommitError> {
         Ok(self.txns(keyspace, vec![txn]).await?[0])
     }
 
-    async fn attempt(&self, group: &Group, keyspace: &Keyspace, txns: Vec<Txn>) -> ForwardedAnswer {
+    async fn attempt(&self, group: &Group, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
         if let Some(reason) = group.leadership.problem() {
             return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
         }
-        let Some(leader) = group.leadership.leader() else {
-            return Err(CommitError::NotLeader { group: group.id, leader: None });
-        };
-        if leader == self.0.id {
-            return group.proposer.propose(keyspace, txns).await;
-        }
-        let forwarded = encode(&Forwarded { keyspace: keyspace.clone(), txns });
-        let asked = self.0.links.request(leader, Kind::Txn, group.id, forwarded, self.0.timing.commit_timeout).await;
-        match asked {
-            Ok(answer) => decode(&answer).unwrap_or(Err(CommitError::Unknown { group: group.id })),
-            // Nothing was sent, or it was refused before it was looked at.
-            Err(LinkError::Unsent | LinkError::Refused { .. }) => {
-                Err(CommitError::NotLeader { group: group.id, leader: None })
-            }
-            Err(LinkError::Lost | LinkError::Timeout) => Err(CommitError::Unknown { group: group.id }),
+        match group.leadership.leader() {
+            None => Err(CommitError::NotLeader { group: group.id, leader: None }),
+            Some(leader) if leader == self.0.id => group.proposer.propose(keyspace, txns).await,
+            Some(leader) => group.forwarder.forward(leader, keyspace, txns).await,
         }
     }
 
@@ -308,7 +326,8 @@ impl Node {
     pub async fn txns_here(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Outcome>, CommitError> {
         let group = self.group(keyspace);
         let proposed = tokio::time::timeout(self.0.timing.commit_timeout, group.proposer.propose(keyspace, txns));
-        proposed.await.unwrap_or(Err(CommitError::Unknown { group: group.id }))
+        let answers = proposed.await.unwrap_or(Err(CommitError::Unknown { group: group.id }))?;
+        Ok(answers.into_iter().map(|answered| answered.outcome).collect())
     }
 
     /// The outcome that the local replica remembers for a request id.
@@ -342,19 +361,125 @@ impl Node {
         read.map_err(|error| read_error(&group.leadership, group.id, error))
     }
 
-    /// Watches some keys of a keyspace, from the revision after `after`.
-    pub fn watch(&self, keyspace: &Keyspace, range: KeyRange, after: Revision) -> Watch {
-        let group = self.group(keyspace);
-        let state = self.0.store.state();
-        Watch {
-            group: group.id,
-            keyspace: keyspace.clone(),
-            range,
-            cursor: after,
-            state: state.clone(),
-            leadership: group.leadership.clone(),
-            revision: group.published.revisions(state, group.id, keyspace),
+    /// The keys that a query asks for, without any limit but its own. Blocks on disk.
+    pub async fn query(
+        &self,
+        keyspace: &Keyspace,
+        query: &Query,
+        consistency: Consistency,
+    ) -> Result<RangeResult, ReadError> {
+        let group = self.serving(keyspace)?;
+        if consistency == Consistency::Linearizable {
+            group.barrier.pass().await?;
         }
+        let read = self.0.store.state().query(group.id, keyspace, query);
+        read.map_err(|error| read_error(&group.leadership, group.id, error))
+    }
+
+    /// A transaction that only reads, in the local replica. `None`: it may write, or the replica changes too fast; it has
+    /// to be [carried out](Node::transact) then.
+    pub fn read_only(&self, keyspace: &Keyspace, txn: &Txn) -> Result<Option<Answered>, CommitError> {
+        if txn.writes() {
+            return Ok(None);
+        }
+        let group = self.group(keyspace);
+        if let Some(reason) = group.leadership.problem() {
+            return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
+        }
+        group.proposer.check_and_read(keyspace, txn)
+    }
+
+    /// A keyspace, in figures, in the local replica.
+    pub fn usage(&self, keyspace: &Keyspace) -> Usage {
+        self.0.store.state().usage(self.group_of(keyspace), keyspace)
+    }
+
+    /// A record beside the keys, in the local replica.
+    pub fn beside(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        let group = self.serving(keyspace)?;
+        let read = self.0.store.state().beside(group.id, keyspace, key);
+        read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+    }
+
+    /// All records beside the keys that start so, by key, in the local replica.
+    pub fn all_beside(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
+        let group = self.serving(keyspace)?;
+        let read = self.0.store.state().all_beside(group.id, keyspace, prefix);
+        read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+    }
+
+    /// Watches a keyspace, from the revision after `after`.
+    pub fn watch(&self, keyspace: &Keyspace, after: Revision) -> Watch {
+        let group = self.group(keyspace);
+        let (revision, recent) = group.published.watched(self.0.store.state(), group.id, keyspace);
+        Watch { history: self.history_of(keyspace, recent), cursor: after, revision }
+    }
+
+    /// A keyspace's history. What is recent is in memory only while somebody [watches](Node::watch) it.
+    pub fn history(&self, keyspace: &Keyspace) -> History {
+        let group = self.group(keyspace);
+        let (_, recent) = group.published.watched(self.0.store.state(), group.id, keyspace);
+        self.history_of(keyspace, recent)
+    }
+
+    fn history_of(&self, keyspace: &Keyspace, recent: Arc<Mutex<Recent>>) -> History {
+        let group = self.group(keyspace);
+        let (state, leadership) = (self.0.store.state().clone(), group.leadership.clone());
+        History { group: group.id, keyspace: keyspace.clone(), state, leadership, recent }
+    }
+
+    /// Changes whenever a record beside the keys of a group's keyspaces does.
+    pub fn records_beside(&self, keyspace: &Keyspace) -> tokio::sync::watch::Receiver<u64> {
+        self.group(keyspace).published.records()
+    }
+
+    /// The keys of a query, a page of at most so many at a time, all of one revision however long it takes.
+    pub fn pages(&self, keyspace: &Keyspace, query: &Query, keys: usize) -> Result<Pages, ReadError> {
+        let group = self.serving(keyspace)?;
+        let pages = self.0.store.state().pages(group.id, keyspace, query, keys);
+        let pages = pages.map_err(|error| read_error(&group.leadership, group.id, error))?;
+        Ok(Pages { pages, group: group.id, leadership: group.leadership.clone() })
+    }
+
+    /// Why this node's replica of a group serves nothing, if so.
+    pub fn problem(&self, group: GroupId) -> Option<String> {
+        self.0.group(group)?.leadership.problem().map(str::to_string)
+    }
+
+    /// Where a group is, as this node sees it.
+    pub fn position(&self, group: GroupId) -> Position {
+        let Some(group) = self.0.group(group) else { return Position::default() };
+        let metrics = group.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Position {
+            leader: metrics.current_leader.map(NodeId::new),
+            term: metrics.current_term,
+            last: metrics.last_log_index.unwrap_or_default(),
+            applied: group.published.index(),
+        }
+    }
+
+    /// The term that a group is in.
+    pub fn term(&self, group: GroupId) -> u64 {
+        self.0.group(group).map_or(0, |group| group.leadership.term())
+    }
+
+    /// Returns when the space of all that was compacted before the call has been given back here.
+    pub async fn reclaimed(&self) {
+        self.0.reclaim.done().await;
+    }
+
+    /// Hands a group to another node, if this one leads it. Whether that worked shows in [`leader`](Node::leader).
+    pub async fn hand_over(&self, group: GroupId, to: NodeId) {
+        if let Some(group) = self.0.group(group) {
+            // Should it fail, this node goes on leading.
+            let _ = group.raft.trigger().transfer_leader(to.get()).await;
+        }
+    }
+
+    /// A group's whole state, as chunks that another store can take.
+    pub fn snapshot(&self, group: GroupId) -> Result<kv_store::GroupSnapshot, kv_store::StoreError> {
+        self.0.store.state().snapshot(group)
     }
 
     /// The chain's records after a revision, as the local replica has them. Blocks on disk.
@@ -386,7 +511,7 @@ impl Node {
         self.0.store.state().keyspaces(group)
     }
 
-    fn serving(&self, keyspace: &Keyspace) -> Result<&Group, ReadError> {
+    pub(crate) fn serving(&self, keyspace: &Keyspace) -> Result<&Group, ReadError> {
         in_service(self.group(keyspace))
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kv_core::{ChainRecord, Change, GroupId, Head, Keyspace, NodeId, Revision};
+use kv_store::Written;
 
 /// Called for each latest key and value, with the revision that wrote it.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8], Revision) + 'a;
@@ -16,6 +17,8 @@ pub struct AppliedCommit<'a> {
     pub record: &'a ChainRecord,
     /// What it wrote.
     pub changes: &'a [Change],
+    /// What became of each of those keys.
+    pub written: &'a [Written],
 }
 
 /// Sees every commit as it is applied on this node, in order within each group.

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use kv_core::{Change, Commit, Head, KeyState, Keyspace, RequestId, Revision, Timestamp};
+use kv_core::{Change, Commit, Effect, Head, KeyRange, KeyState, Keyspace, LeaseId, RequestId, Revision, Timestamp};
 
 /// In-flight writes of all keyspaces of a group.
 #[derive(Default)]
@@ -22,8 +22,16 @@ struct InFlight {
     at: Timestamp,
     commits: usize,
     /// Writes per key, oldest first.
-    keys: HashMap<Bytes, VecDeque<(Revision, Option<Bytes>)>>,
+    keys: HashMap<Bytes, VecDeque<(Revision, Option<Written>)>>,
     requests: HashMap<RequestId, usize>,
+    /// Oldest first.
+    effects: VecDeque<Effect>,
+}
+
+#[derive(Clone)]
+struct Written {
+    value: Bytes,
+    lease: Option<LeaseId>,
 }
 
 impl Overlay {
@@ -42,24 +50,63 @@ impl Overlay {
 
     /// A key's state, given what is on disk.
     pub(crate) fn state(&self, keyspace: &Keyspace, key: &[u8], stored: Option<KeyState>) -> Option<KeyState> {
+        self.state_at(keyspace, key, stored, Revision::new(u64::MAX))
+    }
+
+    /// A key's state at a revision, given what is on disk of it at that revision.
+    pub(crate) fn state_at(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        stored: Option<KeyState>,
+        at: Revision,
+    ) -> Option<KeyState> {
         let Some(writes) = self.keyspaces.get(keyspace).and_then(|in_flight| in_flight.keys.get(key)) else {
             return stored;
         };
         let known = stored.as_ref().map_or(Revision::ZERO, |state| state.mod_revision);
-        writes.iter().filter(|(revision, _)| *revision > known).fold(stored, |state, (revision, value)| {
-            let value = value.clone()?;
+        let writes = writes.iter().filter(|(revision, _)| *revision > known && *revision <= at);
+        writes.fold(stored, |state, (revision, written)| {
+            let Written { value, lease } = written.clone()?;
             Some(KeyState {
                 value,
                 create_revision: state.as_ref().map_or(*revision, |state| state.create_revision),
                 mod_revision: *revision,
                 version: state.map_or(0, |state| state.version) + 1,
+                lease,
             })
         })
     }
 
-    /// Keys written by what is in flight.
-    pub(crate) fn keys<'a>(&'a self, keyspace: &Keyspace) -> impl Iterator<Item = &'a Bytes> + use<'a> {
-        self.keyspaces.get(keyspace).into_iter().flat_map(|in_flight| in_flight.keys.keys())
+    /// Keys of a range written by what is in flight.
+    pub(crate) fn keys<'a>(
+        &'a self,
+        keyspace: &Keyspace,
+        range: &'a KeyRange,
+    ) -> impl Iterator<Item = &'a Bytes> + use<'a> {
+        let keys = self.keyspaces.get(keyspace).into_iter().flat_map(|in_flight| in_flight.keys.keys());
+        keys.filter(|key| range.contains(key))
+    }
+
+    /// Whether a lease is there once everything in flight is applied, given whether it is on disk.
+    pub(crate) fn lease(&self, keyspace: &Keyspace, wanted: LeaseId, stored: bool) -> bool {
+        self.effects(keyspace).fold(stored, |there, effect| match effect {
+            Effect::Grant { lease, .. } if *lease == wanted => true,
+            Effect::Revoke { lease } if *lease == wanted => false,
+            _ => there,
+        })
+    }
+
+    /// A record beside the keys once everything in flight is applied, given what is on disk.
+    pub(crate) fn beside(&self, keyspace: &Keyspace, wanted: &[u8], stored: Option<Bytes>) -> Option<Bytes> {
+        self.effects(keyspace).fold(stored, |there, effect| match effect {
+            Effect::Record { key, value } if key == wanted => value.clone(),
+            _ => there,
+        })
+    }
+
+    fn effects(&self, keyspace: &Keyspace) -> impl Iterator<Item = &Effect> {
+        self.keyspaces.get(keyspace).into_iter().flat_map(|in_flight| &in_flight.effects)
     }
 
     /// A commit is about to be proposed.
@@ -70,24 +117,40 @@ impl Overlay {
         if let Some(request) = commit.request {
             *in_flight.requests.entry(request).or_default() += 1;
         }
+        in_flight.effects.extend(commit.effects.iter().cloned());
         if commit.changes.is_empty() {
             in_flight.revision = in_flight.revision.max(commit.base);
             return;
         }
         let revision = commit.base.next();
         in_flight.revision = revision;
-        for Change { key, value } in &commit.changes {
-            in_flight.keys.entry(key.clone()).or_default().push_back((revision, value.clone()));
+        for Change { key, value, lease } in &commit.changes {
+            let written = value.clone().map(|value| Written { value, lease: *lease });
+            in_flight.keys.entry(key.clone()).or_default().push_back((revision, written));
         }
     }
 
-    /// A commit that was pushed has been applied.
+    /// A commit that was pushed has been applied: the oldest one of its keyspace.
     pub(crate) fn pop(&mut self, commit: &Commit) {
+        let Some(in_flight) = self.keyspaces.get_mut(&commit.keyspace) else { return };
+        in_flight.effects.drain(..commit.effects.len().min(in_flight.effects.len()));
+        self.remove(commit, |written, revision| written > revision);
+    }
+
+    /// A commit that was pushed will not be proposed: the newest one of its keyspace.
+    pub(crate) fn take_back(&mut self, commit: &Commit) {
+        let Some(in_flight) = self.keyspaces.get_mut(&commit.keyspace) else { return };
+        in_flight.effects.truncate(in_flight.effects.len().saturating_sub(commit.effects.len()));
+        in_flight.revision = commit.base;
+        self.remove(commit, |written, revision| written != revision);
+    }
+
+    fn remove(&mut self, commit: &Commit, stays: impl Fn(Revision, Revision) -> bool) {
         let Some(in_flight) = self.keyspaces.get_mut(&commit.keyspace) else { return };
         let revision = commit.base.next();
         for Change { key, .. } in &commit.changes {
             if let Some(writes) = in_flight.keys.get_mut(key) {
-                writes.retain(|(written, _)| *written > revision);
+                writes.retain(|(written, _)| stays(*written, revision));
                 if writes.is_empty() {
                     in_flight.keys.remove(key);
                 }
@@ -126,7 +189,8 @@ mod tests {
             reason: String::new(),
             request: None,
             succeeded: true,
-            changes: vec![Change { key: key.into(), value: value.map(Into::into) }],
+            changes: vec![Change { key: key.into(), value: value.map(Into::into), lease: None }],
+            effects: Vec::new(),
         }
     }
 
@@ -151,7 +215,7 @@ mod tests {
         for commit in [&one, &two, &three] {
             overlay.pop(commit);
         }
-        assert_eq!(overlay.keys(&keyspace).count(), 0);
+        assert_eq!(overlay.keys(&keyspace, &KeyRange::All).count(), 0);
         assert_eq!(overlay.base(&keyspace, &Head::default()).0, Revision::ZERO);
     }
 }

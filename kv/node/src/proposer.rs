@@ -6,11 +6,13 @@
 //! Must hold: a transaction is answered with an outcome only after it was applied; "not done" is said only when its entry was
 //! certainly never appended; anything else is [`CommitError::Unknown`].
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use kv_core::{Batch, Change, Commit, GroupId, KeyState, Keyspace, Operation, Outcome, Txn, limits};
+use kv_core::{
+    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, Operation, Outcome, Refusal, Txn, TxnOutcome, limits,
+};
 use kv_store::State;
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +21,7 @@ use crate::{
     clock::Clock,
     disk::Disk,
     error::CommitError,
+    evaluate::{Evaluation, Stop},
     group::Leadership,
     overlay::Overlay,
     raft::{Applied, Proposal, Raft, Types, encode},
@@ -33,7 +36,10 @@ const ROUND_REQUESTS: usize = 1024;
 /// Log entries of one group in flight. A few keep disk and network busy; many would only keep entries small.
 const IN_FLIGHT_ENTRIES: usize = 4;
 
-type Answer = Result<Vec<Outcome>, CommitError>;
+/// How often a transaction that only reads is tried without the log.
+const READ_ATTEMPTS: usize = 16;
+
+pub(crate) type Answer = Result<Vec<Answered>, CommitError>;
 
 struct Job {
     keyspace: Keyspace,
@@ -46,6 +52,8 @@ struct Job {
 pub(crate) struct Proposer {
     group: GroupId,
     queue: mpsc::Sender<Job>,
+    state: State,
+    leadership: Leadership,
 }
 
 impl Proposer {
@@ -62,16 +70,16 @@ impl Proposer {
         let task = Task {
             group,
             raft,
-            state,
+            state: state.clone(),
             clock,
-            leadership,
+            leadership: leadership.clone(),
             disk,
             overlay: Overlay::default(),
             term: None,
             in_flight: FuturesUnordered::new(),
         };
         tokio::spawn(task.run(jobs));
-        Proposer { group, queue }
+        Proposer { group, queue, state, leadership }
     }
 
     /// Transactions on one keyspace, if this node leads its group. Answers when they are applied.
@@ -88,34 +96,69 @@ impl Proposer {
     }
 }
 
+impl Proposer {
+    /// A transaction that only reads, worked out against the local replica. `None`: that changes too fast to be read
+    /// at one moment like this.
+    pub(crate) fn check_and_read(&self, keyspace: &Keyspace, txn: &Txn) -> Result<Option<Answered>, CommitError> {
+        check(std::slice::from_ref(txn))?;
+        let overlay = Overlay::default();
+        for _ in 0..READ_ATTEMPTS {
+            let base = self.state.head(self.group, keyspace).revision;
+            let mut evaluation = Evaluation::new(&self.state, self.group, keyspace, &overlay, base);
+            let worked = evaluation.run(&txn.compares, &txn.then, &txn.otherwise);
+            // Its reads are of one moment only if nothing was applied meanwhile.
+            if self.state.head(self.group, keyspace).revision == base {
+                let (succeeded, done) = worked.map_err(|stop| stopped(self.group, &self.leadership, stop))?;
+                let outcome = Outcome::Applied(TxnOutcome { succeeded, revision: base });
+                return Ok(Some(Answered { outcome, done }));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// The limits on what one request may hold.
 fn check(txns: &[Txn]) -> Result<(), CommitError> {
     let limit = |size: usize, unit: &str, limit: usize| match size > limit {
         true => Err(CommitError::TooLarge { size, unit: unit.into(), limit }),
         false => Ok(()),
     };
-    let operations = || txns.iter().flat_map(|txn| txn.then.iter().chain(&txn.otherwise));
-    limit(operations().map(Operation::size).sum(), "bytes", limits::TXN_BYTES)?;
-    limit(operations().count() + txns.len(), "operations", limits::TXN_OPERATIONS)?;
-    for operation in operations() {
-        if let Operation::Put { key, value } = operation {
-            limit(key.len(), "bytes of key", limits::KEY_BYTES)?;
-            limit(value.len(), "bytes of value", limits::VALUE_BYTES)?;
-        }
-    }
+    let (mut bytes, mut operations) = (0, txns.len());
     for txn in txns {
+        for branch in [&txn.then, &txn.otherwise] {
+            let mut largest = (0, 0);
+            for operation in branch {
+                bytes += operation.size();
+                operation.visit(&mut |inner| {
+                    operations += 1;
+                    if let Operation::Put(put) = inner {
+                        largest.0 = largest.0.max(put.key.len());
+                        largest.1 = largest.1.max(put.value.as_ref().map_or(0, Bytes::len));
+                    }
+                });
+            }
+            limit(largest.0, "bytes of key", limits::KEY_BYTES)?;
+            limit(largest.1, "bytes of value", limits::VALUE_BYTES)?;
+            if branch.len() > 1
+                && let Some(key) = kv_core::written_twice(branch)
+            {
+                return Err(CommitError::KeyTwice { key: String::from_utf8_lossy(&key).into_owned() });
+            }
+        }
+        operations += txn.effects.len();
         limit(txn.actor.len(), "bytes of actor", limits::ACTOR_BYTES)?;
         limit(txn.reason.len(), "bytes of reason", limits::REASON_BYTES)?;
     }
-    Ok(())
+    limit(bytes, "bytes", limits::TXN_BYTES)?;
+    limit(operations, "operations", limits::TXN_OPERATIONS)
 }
 
 /// What a transaction came to when it was worked out.
 enum Planned {
     /// Needs no commit.
     Known(Outcome),
-    /// The n-th commit of the entry will tell.
-    Commit(usize),
+    /// The n-th commit of the entry will tell whether these came to be.
+    Commit(usize, Vec<Done>),
 }
 
 struct Planning {
@@ -129,6 +172,15 @@ struct Sent {
     commits: Vec<Commit>,
     waiting: Vec<Planning>,
     result: Result<Vec<Outcome>, CommitError>,
+}
+
+/// What a transaction comes to.
+#[derive(Default)]
+struct Worked {
+    succeeded: bool,
+    done: Vec<Done>,
+    changes: Vec<kv_core::Change>,
+    effects: Vec<Effect>,
 }
 
 struct Task {
@@ -212,13 +264,13 @@ impl Task {
         for txn in txns {
             match self.plan_one(keyspace, txn) {
                 Ok(Ok(known)) => slots.push(Planned::Known(known)),
-                Ok(Err(commit)) => {
+                Ok(Err((commit, done))) => {
                     self.overlay.push(&commit);
-                    slots.push(Planned::Commit(commits.len()));
+                    slots.push(Planned::Commit(commits.len(), done));
                     commits.push(commit);
                 }
                 Err(error) => {
-                    commits.drain(before..).for_each(|commit| self.overlay.pop(&commit));
+                    commits.drain(before..).rev().for_each(|commit| self.overlay.take_back(&commit));
                     return Err(error);
                 }
             }
@@ -226,8 +278,11 @@ impl Task {
         Ok((slots, commits[before..].iter().map(Commit::size).sum()))
     }
 
-    /// The outcome, where it is known without a commit, or the commit to make.
-    fn plan_one(&self, keyspace: &Keyspace, txn: Txn) -> Result<Result<Outcome, Commit>, CommitError> {
+    /// The outcome, where it is known without a commit, or the commit to make and what its steps come to.
+    fn plan_one(&self, keyspace: &Keyspace, txn: Txn) -> Result<Result<Outcome, (Commit, Vec<Done>)>, CommitError> {
+        if txn.term.is_some() && txn.term != self.term {
+            return Err(CommitError::NotLeader { group: self.group, leader: None });
+        }
         let applied = self.state.head(self.group, keyspace);
         let (base, last) = self.overlay.base(keyspace, &applied);
         if let Some(request) = &txn.request
@@ -239,69 +294,73 @@ impl Task {
         if !repeats && txn.base.is_some_and(|wanted| wanted != base) {
             return Ok(Ok(Outcome::Stale { head: base }));
         }
-        let mut succeeded = true;
-        for compare in &txn.compares {
-            let state = self.key(keyspace, &compare.key)?;
-            succeeded &= compare.holds(state.as_ref());
-        }
         // A repetition of what is in flight changes nothing: it only waits for the first one's outcome.
-        let changes = match repeats {
-            true => Vec::new(),
-            false => self.changes(keyspace, if succeeded { txn.then } else { txn.otherwise })?,
-        };
+        let mut worked = Worked { succeeded: true, ..Worked::default() };
+        if !repeats {
+            let mut evaluation = Evaluation::new(&self.state, self.group, keyspace, &self.overlay, base);
+            worked = self
+                .work_out(keyspace, &txn, &mut evaluation)
+                .map_err(|stop| stopped(self.group, &self.leadership, stop))?;
+            worked.changes = evaluation.into_changes();
+        }
         let now = txn.at.map_or_else(|| self.clock.now(), |at| at.max(self.clock.now()));
-        Ok(Err(Commit {
+        let commit = Commit {
             keyspace: keyspace.clone(),
             base,
             at: now.after(last),
             actor: txn.actor,
             reason: txn.reason,
             request: txn.request,
-            succeeded,
-            changes,
-        }))
+            succeeded: worked.succeeded,
+            changes: worked.changes,
+            effects: worked.effects,
+        };
+        Ok(Err((commit, worked.done)))
     }
 
-    /// What operations come to, each key once.
-    fn changes(&self, keyspace: &Keyspace, operations: Vec<Operation>) -> Result<Vec<Change>, CommitError> {
-        let mut named = HashSet::with_capacity(operations.len());
-        let mut changes = Vec::with_capacity(operations.len());
-        let mut add = |key: Bytes, value: Option<Bytes>| {
-            if !named.insert(key.clone()) {
-                return Err(CommitError::KeyTwice { key: String::from_utf8_lossy(&key).into_owned() });
-            }
-            changes.push(Change { key, value });
-            Ok(())
-        };
-        for operation in operations {
-            match operation {
-                Operation::Put { key, value } => add(key, Some(value))?,
-                Operation::Delete { range } => {
-                    let stored = self.state.range(self.group, keyspace, &range, None, limits::TXN_OPERATIONS + 1);
-                    let stored = self.read(stored.map_err(crate::node::store_error))?;
-                    let mut keys: Vec<Bytes> = stored.kvs.into_iter().map(|kv| kv.key).collect();
-                    keys.extend(self.overlay.keys(keyspace).filter(|key| range.contains(key)).cloned());
-                    keys.sort_unstable();
-                    keys.dedup();
-                    if keys.len() > limits::TXN_OPERATIONS {
-                        let (size, limit) = (keys.len(), limits::TXN_OPERATIONS);
-                        return Err(CommitError::TooLarge { size, unit: "deleted keys".into(), limit });
-                    }
-                    for key in keys {
-                        if self.key(keyspace, &key)?.is_some() {
-                            add(key, None)?;
-                        }
-                    }
-                }
+    fn work_out(&self, keyspace: &Keyspace, txn: &Txn, evaluation: &mut Evaluation<'_>) -> Result<Worked, Stop> {
+        if let Some(guard) = &txn.guard {
+            let stored = self.state.beside(self.group, keyspace, &guard.key)?;
+            if self.overlay.beside(keyspace, &guard.key, stored) != guard.value {
+                return Err(Stop::Refused(Refusal::Guarded));
             }
         }
-        Ok(changes)
-    }
-
-    /// A key's state once everything in flight is applied.
-    fn key(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<KeyState>, CommitError> {
-        let stored = self.state.get(self.group, keyspace, key, None).map_err(crate::node::store_error);
-        Ok(self.overlay.state(keyspace, key, self.read(stored)?))
+        let (mut succeeded, done) = evaluation.run(&txn.compares, &txn.then, &txn.otherwise)?;
+        let mut effects = Vec::with_capacity(txn.effects.len());
+        for effect in &txn.effects {
+            let there = |lease| {
+                let stored = self.state.lease(self.group, keyspace, lease).is_some();
+                self.overlay.lease(keyspace, lease, stored)
+            };
+            let keep = match effect {
+                Effect::Grant { lease, .. } if there(*lease) => {
+                    return Err(Stop::Refused(Refusal::LeaseThere { lease: *lease }));
+                }
+                Effect::Revoke { lease } if !there(*lease) => {
+                    return Err(Stop::Refused(Refusal::LeaseMissing { lease: *lease }));
+                }
+                // One with more keys than a commit may remove ends with a later transaction.
+                Effect::Revoke { lease } => {
+                    succeeded = evaluation.detach(*lease)?;
+                    succeeded
+                }
+                Effect::Checkpoint { lease, .. } => there(*lease),
+                Effect::Compact { to, .. } => {
+                    let head = evaluation.base();
+                    let floor = self.state.usage(self.group, keyspace).floor;
+                    if *to > head {
+                        return Err(Stop::Refused(Refusal::Future { asked: *to, head }));
+                    }
+                    if *to <= floor {
+                        return Err(Stop::Refused(Refusal::Compacted { asked: *to, floor }));
+                    }
+                    true
+                }
+                Effect::Grant { .. } | Effect::Record { .. } => true,
+            };
+            effects.extend(keep.then(|| effect.clone()));
+        }
+        Ok(Worked { succeeded, done, effects, changes: Vec::new() })
     }
 
     /// A read of the local store that failed: nothing was done.
@@ -354,11 +413,14 @@ impl Task {
         match sent.result {
             Ok(outcomes) if outcomes.len() == sent.commits.len() => {
                 for planning in sent.waiting {
-                    let outcome = |slot| match slot {
-                        Planned::Known(outcome) => outcome,
-                        Planned::Commit(at) => outcomes[at],
+                    let answered = |slot| match slot {
+                        Planned::Known(outcome) => Answered { outcome, done: Vec::new() },
+                        Planned::Commit(at, done) => {
+                            let came_to_be = matches!(outcomes[at], Outcome::Applied(_));
+                            Answered { outcome: outcomes[at], done: if came_to_be { done } else { Vec::new() } }
+                        }
                     };
-                    tell(planning.answer, Ok(planning.slots.into_iter().map(outcome).collect()));
+                    tell(planning.answer, Ok(planning.slots.into_iter().map(answered).collect()));
                 }
             }
             Ok(_) => {
@@ -367,6 +429,16 @@ impl Task {
             }
             Err(error) => sent.waiting.into_iter().for_each(|planning| tell(planning.answer, Err(error.clone()))),
         }
+    }
+}
+
+fn stopped(group: GroupId, leadership: &Leadership, stop: Stop) -> CommitError {
+    match stop {
+        Stop::Refused(refusal) => CommitError::Refused(refusal),
+        Stop::TooManyDeleted(size) => {
+            CommitError::TooLarge { size, unit: "deleted keys".into(), limit: limits::TXN_OPERATIONS }
+        }
+        Stop::Store(error) => CommitError::OutOfService { group, reason: leadership.damaged(&error) },
     }
 }
 

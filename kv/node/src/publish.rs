@@ -1,9 +1,15 @@
 //! What the rest of the node learns from a group's applying: how far it is, which keyspaces moved, what the heads fold to.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use kv_core::{Fold, GroupId, KeyRange, Keyspace, Revision};
-use kv_store::{State, StoreError};
+use kv_core::{Effect, Fold, GroupId, KeyRange, Keyspace, Revision};
+use kv_store::{Event, RevisionEvents, State, StoreError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -12,11 +18,54 @@ use crate::observer::{AppliedCommit, Observer};
 /// Folds remembered per group, to compare with replicas that are a little behind: some seconds of writing at full speed.
 const FOLDS: usize = 2048;
 
+/// Bytes of keys and values of recent revisions kept in memory for each keyspace that somebody watches: those who keep up
+/// then never read the disk.
+const RECENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// The latest revisions of one keyspace, consecutive.
+#[derive(Default)]
+pub(crate) struct Recent {
+    revisions: VecDeque<Arc<RevisionEvents>>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, revision: RevisionEvents) {
+        self.bytes += bytes(&revision);
+        self.revisions.push_back(Arc::new(revision));
+        while self.bytes > RECENT_BYTES && self.revisions.len() > 1 {
+            self.bytes -= self.revisions.pop_front().map_or(0, |oldest| bytes(&oldest));
+        }
+    }
+
+    /// The revisions after this one, `max` at most. `None`: some of them are not here.
+    pub(crate) fn after(&self, after: Revision, max: usize) -> Option<Vec<Arc<RevisionEvents>>> {
+        let first = self.revisions.front()?.revision;
+        let skip = after.get().checked_sub(first.get() - 1)?;
+        Some(self.revisions.iter().skip(usize::try_from(skip).ok()?).take(max).cloned().collect())
+    }
+}
+
+fn bytes(revision: &RevisionEvents) -> usize {
+    let overhead = size_of::<RevisionEvents>() + revision.events.len() * size_of::<Event>();
+    overhead + revision.events.iter().map(Event::bytes).sum::<usize>()
+}
+
+/// One keyspace that somebody watches.
+struct Watched {
+    revision: watch::Sender<Revision>,
+    recent: Arc<Mutex<Recent>>,
+}
+
 /// One group's progress.
 pub(crate) struct Published {
     applied: watch::Sender<u64>,
     /// Only of keyspaces that somebody watches.
-    revisions: Mutex<HashMap<Keyspace, watch::Sender<Revision>>>,
+    revisions: Mutex<HashMap<Keyspace, Watched>>,
+    /// How often a record beside the keys has changed.
+    records: watch::Sender<u64>,
+    /// Something was compacted whose space was not given back yet.
+    compacted: AtomicBool,
     /// By log index, consecutive.
     folds: Mutex<VecDeque<(u64, Fold)>>,
 }
@@ -26,6 +75,9 @@ impl Published {
         let published = Published {
             applied: watch::Sender::new(applied),
             revisions: Mutex::default(),
+            records: watch::Sender::new(0),
+            // What a start before this one left behind is looked for, too.
+            compacted: AtomicBool::new(true),
             folds: Mutex::new(VecDeque::with_capacity(FOLDS)),
         };
         published.folds.lock().push_back((applied, state.fold(group)));
@@ -52,10 +104,11 @@ impl Published {
         if !commits.is_empty() {
             let mut revisions = self.revisions.lock();
             if !revisions.is_empty() {
-                revisions.retain(|_, watched| watched.receiver_count() > 0);
+                revisions.retain(|_, watched| watched.revision.receiver_count() > 0);
                 for commit in commits {
                     if let Some(watched) = revisions.get(commit.keyspace) {
-                        watched.send_replace(commit.record.revision);
+                        watched.recent.lock().push(events(commit));
+                        watched.revision.send_replace(commit.record.revision);
                     }
                 }
             }
@@ -63,6 +116,26 @@ impl Published {
         if let Some(last) = last {
             self.applied.send_replace(last);
         }
+    }
+
+    /// Effects were applied.
+    pub(crate) fn effects(&self, effects: &[Effect]) {
+        if effects.iter().any(|effect| matches!(effect, Effect::Compact { .. })) {
+            self.compacted.store(true, Ordering::Relaxed);
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::Record { .. })) {
+            self.records.send_modify(|times| *times += 1);
+        }
+    }
+
+    /// Changes whenever a record beside the keys does.
+    pub(crate) fn records(&self) -> watch::Receiver<u64> {
+        self.records.subscribe()
+    }
+
+    /// Whether something was compacted since this was asked last.
+    pub(crate) fn take_compacted(&self) -> bool {
+        self.compacted.swap(false, Ordering::Relaxed)
     }
 
     /// A snapshot took the place of the state.
@@ -74,8 +147,10 @@ impl Published {
             folds.push_back((index, state.fold(group)));
         }
         for (keyspace, watched) in self.revisions.lock().iter() {
-            watched.send_replace(state.head(group, keyspace).revision);
+            *watched.recent.lock() = Recent::default();
+            watched.revision.send_replace(state.head(group, keyspace).revision);
         }
+        self.records.send_modify(|times| *times += 1);
         self.applied.send_replace(index);
         Ok(())
     }
@@ -90,13 +165,19 @@ impl Published {
         *self.applied.borrow()
     }
 
-    /// Changes whenever the keyspace does.
-    pub(crate) fn revisions(&self, state: &State, group: GroupId, keyspace: &Keyspace) -> watch::Receiver<Revision> {
+    /// What changes whenever the keyspace does, and what it did lately.
+    pub(crate) fn watched(
+        &self,
+        state: &State,
+        group: GroupId,
+        keyspace: &Keyspace,
+    ) -> (watch::Receiver<Revision>, Arc<Mutex<Recent>>) {
         let mut revisions = self.revisions.lock();
-        let watched = revisions
-            .entry(keyspace.clone())
-            .or_insert_with(|| watch::Sender::new(state.head(group, keyspace).revision));
-        watched.subscribe()
+        let watched = revisions.entry(keyspace.clone()).or_insert_with(|| Watched {
+            revision: watch::Sender::new(state.head(group, keyspace).revision),
+            recent: Arc::default(),
+        });
+        (watched.revision.subscribe(), watched.recent.clone())
     }
 
     /// The fold right after this index was applied, if that is still remembered.
@@ -106,6 +187,16 @@ impl Published {
         let at = usize::try_from(index.checked_sub(first)?).ok()?;
         folds.get(at).filter(|(found, _)| *found == index).map(|(_, fold)| *fold)
     }
+}
+
+fn events(commit: &AppliedCommit<'_>) -> RevisionEvents {
+    let event = |(change, written): (&kv_core::Change, &kv_store::Written)| Event {
+        key: change.key.clone(),
+        state: written.state.clone(),
+        previous: written.previous.clone(),
+    };
+    let events = commit.changes.iter().zip(commit.written).map(event).collect();
+    RevisionEvents { revision: commit.record.revision, at: commit.record.at, events }
 }
 
 /// The log index that the group's state has applied; zero: none yet.

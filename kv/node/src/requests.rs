@@ -4,28 +4,20 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kv_core::{GroupId, Keyspace, NodeId, Outcome, Txn};
+use kv_core::{GroupId, NodeId};
 use kv_proto::peer::v1::Kind;
 use openraft::raft::AppendEntriesRequest;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     barrier,
-    error::CommitError,
+    forward::Forwarded,
+    leases::LeaseCall,
     link::Handler,
     node::Inner,
+    proposer::Answer,
     raft::{Types, decode, encode},
 };
-
-/// Transactions forwarded to the leader.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Forwarded {
-    pub(crate) keyspace: Keyspace,
-    pub(crate) txns: Vec<Txn>,
-}
-
-/// The leader's answer to them.
-pub(crate) type ForwardedAnswer = Result<Vec<Outcome>, CommitError>;
 
 impl Handler for Inner {
     fn handle(
@@ -67,9 +59,17 @@ impl Handler for Inner {
                     barrier::read_index(raft).await.map(|index| encode(&index)).ok_or("not the leader".into())
                 }
                 Kind::Txn => {
-                    let asked: Forwarded = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
-                    let answer: ForwardedAnswer = group.proposer.propose(&asked.keyspace, asked.txns).await;
-                    Ok(encode(&answer))
+                    let asked: Vec<Forwarded> = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
+                    let each = asked.into_iter().map(|asked| {
+                        let proposer = &group.proposer;
+                        async move { proposer.propose(&asked.keyspace, asked.txns).await }
+                    });
+                    let answers: Vec<Answer> = futures::future::join_all(each).await;
+                    Ok(encode(&answers))
+                }
+                Kind::Lease => {
+                    let asked: LeaseCall = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
+                    Ok(encode(&group.lease_call(asked).await))
                 }
                 Kind::Unspecified | Kind::Call | Kind::Heads => Err("unknown kind of request".into()),
             }

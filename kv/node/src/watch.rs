@@ -1,76 +1,91 @@
 //! Watches: a cursor in a keyspace's history that moves as the history grows.
 //!
-//! A watch holds no queue. It reads what lies after its cursor when it is asked for more; however slow it is, it costs
-//! no memory and misses nothing that is retained.
+//! A watch holds no queue. It takes what lies after its cursor when it is asked for more, from memory if that is recent
+//! and from the store if not; however slow it is, it costs no memory and misses nothing that is retained.
 
-use kv_core::{GroupId, KeyRange, Keyspace, Revision, RevisionChanges};
-use kv_store::State;
+use std::sync::Arc;
+
+use kv_core::{GroupId, KeyRange, Keyspace, Revision};
+use kv_store::{RevisionEvents, State};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     error::{ReadError, WatchError},
     group::Leadership,
+    publish::Recent,
 };
 
-/// Revisions and bytes read at a time.
+/// Revisions and bytes taken at a time.
 const READ_REVISIONS: usize = 256;
 const READ_BYTES: usize = 1024 * 1024;
 
-/// A watch on some keys of one keyspace. Dropping it ends it.
+/// A watch on all keys of one keyspace. Dropping it ends it.
 pub struct Watch {
-    pub(crate) group: GroupId,
-    pub(crate) keyspace: Keyspace,
-    pub(crate) range: KeyRange,
+    pub(crate) history: History,
     pub(crate) cursor: Revision,
-    pub(crate) state: State,
-    pub(crate) leadership: Leadership,
     pub(crate) revision: watch::Receiver<Revision>,
 }
 
+/// What a keyspace's revisions did, for as long as that has not been compacted.
+pub struct History {
+    pub(crate) group: GroupId,
+    pub(crate) keyspace: Keyspace,
+    pub(crate) state: State,
+    pub(crate) leadership: Leadership,
+    pub(crate) recent: Arc<Mutex<Recent>>,
+}
+
 impl Watch {
-    /// The next revisions that touch the range, each whole (as far as the range goes), in order, without gaps. Waits
-    /// for one. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Vec<RevisionChanges>, WatchError> {
+    /// The next revisions, each whole, in order, without gaps. Waits for one. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
         loop {
             self.revision.borrow_and_update();
-            let found = self.read()?;
-            if !found.is_empty() {
+            let found = self.history.read(&KeyRange::All, self.cursor, true)?;
+            if let Some(last) = found.last() {
+                self.cursor = last.revision;
                 return Ok(found);
             }
-            if self.state.head(self.group, &self.keyspace).revision <= self.cursor {
-                self.revision.changed().await.map_err(|_| WatchError::Stopped)?;
-            }
+            self.revision.changed().await.map_err(|_| WatchError::Stopped)?;
         }
     }
 
-    /// Everything up to here was returned or does not touch the range.
+    /// Everything up to here was returned.
     pub fn cursor(&self) -> Revision {
         self.cursor
     }
 
-    fn read(&mut self) -> Result<Vec<RevisionChanges>, WatchError> {
+    /// Goes on after another revision.
+    pub fn seek(&mut self, after: Revision) {
+        self.cursor = after;
+    }
+}
+
+impl History {
+    /// What the revisions after another one did to some keys: some of them, in order, without gaps; none if there are no
+    /// later ones. Those that did nothing to these keys are among them; recent ones come with the events of other
+    /// keys, and with previous states, too. Blocks on disk.
+    pub fn read(
+        &self,
+        range: &KeyRange,
+        after: Revision,
+        previous: bool,
+    ) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
         if let Some(reason) = self.leadership.problem() {
             let reason = reason.to_string();
             return Err(WatchError::Read(ReadError::OutOfService { group: self.group, reason }));
         }
-        let read = self.state.changes(self.group, &self.keyspace, self.cursor, READ_REVISIONS, READ_BYTES);
-        let mut found = read.map_err(|error| match error {
+        if let Some(recent) = self.recent.lock().after(after, READ_REVISIONS) {
+            return Ok(recent);
+        }
+        let limits = (READ_REVISIONS, READ_BYTES);
+        let read = self.state.events(self.group, &self.keyspace, range, after, previous, limits);
+        let stored = read.map_err(|error| match error {
             kv_store::ReadError::Compacted { floor, .. } => {
-                WatchError::Compacted { keyspace: self.keyspace.clone(), after: self.cursor, floor }
+                WatchError::Compacted { keyspace: self.keyspace.clone(), after, floor }
             }
             other => WatchError::Read(crate::node::read_error(&self.leadership, self.group, other)),
         })?;
-        if let Some(last) = found.last() {
-            self.cursor = last.record.revision;
-        }
-        if self.range != KeyRange::All {
-            for revision in &mut found {
-                if let Some(changes) = &mut revision.changes {
-                    changes.retain(|change| self.range.contains(&change.key));
-                }
-            }
-            found.retain(|revision| revision.changes.as_ref().is_none_or(|changes| !changes.is_empty()));
-        }
-        Ok(found)
+        Ok(stored.into_iter().map(Arc::new).collect())
     }
 }

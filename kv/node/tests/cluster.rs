@@ -46,7 +46,7 @@ async fn transactions_compare_against_what_is_in_flight() {
                 let state = &read.kvs.first()?.state;
                 let old: u64 = std::str::from_utf8(&state.value).unwrap().parse().unwrap();
                 let compare = Compare {
-                    key: "n".into(),
+                    range: KeyRange::Key("n".into()),
                     relation: Relation::Equal,
                     operand: Operand::Value(state.value.clone()),
                 };
@@ -91,7 +91,7 @@ async fn deletes_ranges_and_earlier_revisions() {
     let node = cluster.node(2);
     let keys: Vec<_> = (0..5).map(|n| put(&format!("k/{n}"), "v")).collect();
     let full = revision(*node.txns(&ks, keys).await.unwrap().last().unwrap());
-    let delete = Operation::Delete { range: KeyRange::Span("k/1".into(), "k/4".into()) };
+    let delete = Operation::delete(KeyRange::Span("k/1".into(), "k/4".into()));
     let gone = node.txn(&ks, Txn { then: vec![delete.clone()], ..Txn::default() }).await.unwrap();
     assert_eq!(revision(gone), full.next());
     let nothing = node.txn(&ks, Txn { then: vec![delete], ..Txn::default() }).await.unwrap();
@@ -123,10 +123,11 @@ async fn a_watch_goes_on_at_another_node_where_it_stopped() {
             let key = if n % 2 == 0 { "even" } else { "odd" };
             cluster.node(writer).txn(&ks, put(key, &format!("{at}/{n}"))).await.unwrap();
         }
-        let mut watch = cluster.node(at).watch(&ks, KeyRange::Key("even".into()), cursor);
+        let mut watch = cluster.node(at).watch(&ks, cursor);
         while seen.len() < (at + 1) * 10 {
             let batch = tokio::time::timeout(support::PATIENCE, watch.next()).await.unwrap().unwrap();
-            seen.extend(batch.into_iter().flat_map(|revision| revision.changes.unwrap()));
+            let events = batch.iter().flat_map(|revision| revision.events.clone());
+            seen.extend(events.filter(|event| event.key == "even"));
         }
         cursor = watch.cursor();
         drop(watch);
@@ -134,7 +135,7 @@ async fn a_watch_goes_on_at_another_node_where_it_stopped() {
         cluster.restart(at).await;
     }
     let expected: Vec<_> = (0..3).flat_map(|at| (0..10).map(move |n| Bytes::from(format!("{at}/{}", 2 * n)))).collect();
-    let values: Vec<_> = seen.into_iter().map(|change| change.value.unwrap()).collect();
+    let values: Vec<_> = seen.into_iter().map(|event| event.state.unwrap().value).collect();
     assert_eq!(values, expected);
 }
 
@@ -211,7 +212,7 @@ async fn a_replica_with_another_history_goes_out_of_service() {
     assert!(problem.contains(&format!("history differs from that of {names}")), "{problem}");
     let read = cluster.node(victim).range(&ks, &KeyRange::All, None, 1, Consistency::Serializable).await.unwrap_err();
     assert!(matches!(read, ReadError::OutOfService { .. }), "{read}");
-    let mut watch = cluster.node(victim).watch(&ks, KeyRange::All, Revision::ZERO);
+    let mut watch = cluster.node(victim).watch(&ks, Revision::ZERO);
     assert!(matches!(watch.next().await, Err(WatchError::Read(ReadError::OutOfService { .. }))));
     cluster.node(leader).txn(&ks, put("k", "goes on")).await.unwrap();
 }
@@ -239,7 +240,8 @@ async fn rewrite(cluster: &Cluster, at: usize, other: usize, ks: &kv_core::Keysp
         reason: String::new(),
         request: None,
         succeeded: true,
-        changes: vec![kv_core::Change { key: "k".into(), value: Some("forged".into()) }],
+        changes: vec![kv_core::Change::put("k", "forged")],
+        effects: Vec::new(),
     };
     let batch = kv_core::Batch { commits: vec![commit] };
     let index = node.status().into_iter().find(|status| status.group == group).unwrap().applied + 1;

@@ -25,6 +25,7 @@ fn commit(base: u64) -> Commit {
     let change = |n: u64| Change {
         key: format!("endpoint/{:016x}", base * PUTS + n).into(),
         value: Some(Bytes::from(vec![n as u8; 200])),
+        lease: None,
     };
     Commit {
         keyspace: keyspace(),
@@ -35,6 +36,7 @@ fn commit(base: u64) -> Commit {
         request: None,
         succeeded: true,
         changes: (0..PUTS).map(change).collect(),
+        effects: Vec::new(),
     }
 }
 

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use kv_core::GroupId;
-use rocksdb::{DB, DBPinnableSlice, DBRawIteratorWithThreadMode, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BottommostLevelCompaction, CompactOptions, DB, DBPinnableSlice, DBRawIteratorWithThreadMode, ErrorKind,
+    ReadOptions, WriteBatch, WriteOptions,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -133,6 +136,18 @@ impl Database {
         cursor.seek_to_first();
         self.ended(&cursor)?;
         Ok(!cursor.valid())
+    }
+
+    /// Rewrites the table files that have keys with this prefix, so that what may go does.
+    pub(crate) fn rewrite(&self, prefix: &[u8]) -> Result<(), StoreError> {
+        let mut options = CompactOptions::default();
+        // Automatic compactions go on beside it.
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let mut end = prefix.to_vec();
+        end.extend([u8::MAX; 8]);
+        self.db.compact_range_opt(Some(prefix), Some(end), &options);
+        Ok(())
     }
 
     pub(crate) fn flush(&self) -> Result<(), StoreError> {

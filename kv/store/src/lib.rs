@@ -33,7 +33,7 @@ pub use identity::{Identity, Mismatch};
 pub use log::{Done, LogBounds, RaftLog};
 pub use options::Options;
 pub use state::{
-    Applied, AppliedCommit, AppliedEntry, EntryToApply, GroupSnapshot, ReceivedSnapshot, SnapshotReceiver, State,
-    Verified,
+    Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ReceivedSnapshot,
+    RevisionEvents, SnapshotReceiver, State, Usage, Verified, View, Written,
 };
 pub use store::Store;

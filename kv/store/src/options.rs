@@ -2,7 +2,9 @@
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel};
 
-/// Limits of a store. The defaults keep a node below some 40 MiB beyond its data.
+use crate::state::Reclaim;
+
+/// Limits of a store. What is in memtables is on its way to disk: a node that is idle soon has them empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of a memtable of the state database; there are at most two.
@@ -22,8 +24,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            state_memtable_bytes: 4 << 20,
-            log_memtable_bytes: 2 << 20,
+            state_memtable_bytes: 64 << 20,
+            log_memtable_bytes: 64 << 20,
             block_cache_bytes: 4 << 20,
             log_cache_bytes_per_group: 128 << 10,
             log_queue_bytes: 8 << 20,
@@ -33,7 +35,13 @@ impl Default for Options {
 }
 
 /// Bytes of the log's write-ahead files before their memtables are flushed to let them go.
-const LOG_WAL_BYTES: u64 = 64 << 20;
+const LOG_WAL_BYTES: u64 = 128 << 20;
+
+/// Memtables grow in steps of this, so that those of an idle node are small.
+const ARENA_BYTES: usize = 256 << 10;
+
+/// Levels of the state whose files are rewritten too often to be worth compressing.
+const PLAIN_LEVELS: usize = 2;
 
 impl Options {
     fn common(&self, cache: &Cache, found: bool) -> (rocksdb::Options, BlockBasedOptions) {
@@ -43,6 +51,7 @@ impl Options {
         options.set_max_open_files(self.open_files);
         options.set_max_background_jobs(2);
         options.set_max_write_buffer_number(2);
+        options.set_arena_block_size(ARENA_BYTES);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_log_level(LogLevel::Warn);
@@ -58,16 +67,19 @@ impl Options {
     }
 
     /// The state database: point reads of keys that mostly don't exist yet, range reads, many overwrites.
-    pub(crate) fn state(&self, cache: &Cache, found: bool) -> rocksdb::Options {
+    pub(crate) fn state(&self, cache: &Cache, found: bool, reclaim: Reclaim) -> rocksdb::Options {
         let (mut options, mut tables) = self.common(cache, found);
         tables.set_bloom_filter(10.0, false);
         options.set_block_based_table_factory(&tables);
         options.set_write_buffer_size(self.state_memtable_bytes);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(0.05);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_target_file_size_base(16 << 20);
-        options.set_max_bytes_for_level_base(64 << 20);
+        let deeper = 7 - PLAIN_LEVELS;
+        let levels = [vec![DBCompressionType::None; PLAIN_LEVELS], vec![DBCompressionType::Lz4; deeper]].concat();
+        options.set_compression_per_level(&levels);
+        options.set_compaction_filter_factory(reclaim);
+        options.set_target_file_size_base(32 << 20);
+        options.set_max_bytes_for_level_base(256 << 20);
         options
     }
 

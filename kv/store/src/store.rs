@@ -10,7 +10,7 @@ use kv_core::GroupId;
 use rocksdb::Cache;
 use tempfile::TempDir;
 
-use crate::{Identity, OpenError, Options, RaftLog, State, StoreError, files};
+use crate::{Identity, OpenError, Options, RaftLog, State, StoreError, files, state::Reclaim};
 
 const LOCK: &str = "LOCK";
 const LOG: &str = "raft-log";
@@ -64,7 +64,9 @@ impl Store {
         // Where somebody has been before, a database that is not there has been lost and must not be replaced by an
         // empty one: a log that has forgotten its vote could vote twice.
         let log = RaftLog::open(&dir.join(LOG), &options.log(&cache, !founded), identity.groups, options)?;
-        let state = State::open(&dir.join(STATE), &snapshots, &options.state(&cache, !founded), identity.groups)?;
+        let reclaim = Reclaim::default();
+        let rocks = options.state(&cache, !founded, reclaim.clone());
+        let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups)?;
         if founded {
             check_overlap(&log, &state, dir, identity.groups)?;
         } else {

@@ -28,6 +28,7 @@ pub(crate) fn commit(name: &str, base: u64, changes: &[(&[u8], Option<&[u8]>)]) 
     let change = |(key, value): &(&[u8], Option<&[u8]>)| Change {
         key: Bytes::copy_from_slice(key),
         value: value.map(Bytes::copy_from_slice),
+        lease: None,
     };
     Commit {
         keyspace: keyspace(name),
@@ -38,6 +39,7 @@ pub(crate) fn commit(name: &str, base: u64, changes: &[(&[u8], Option<&[u8]>)]) 
         request: None,
         succeeded: true,
         changes: changes.iter().map(change).collect(),
+        effects: Vec::new(),
     }
 }
 

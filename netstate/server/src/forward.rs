@@ -83,7 +83,11 @@ fn encode_done(done: Result<Done, ExecuteError>) -> Bytes {
 pub(crate) fn decode_done(home: Home, bytes: &[u8]) -> Result<Done, ExecuteError> {
     let wire: DoneWire = decode(bytes).map_err(|_| ExecuteError::Unknown)?;
     let (revision, records) = wire?;
-    let change = |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change { key: key.into(), value: value.map(Bytes::from) };
+    let change = |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change {
+        key: key.into(),
+        value: value.map(Bytes::from),
+        lease: None,
+    };
     let changes: Vec<_> = records.into_iter().map(change).collect();
     let changes = match home {
         Home::Directory => directory_changes(&changes).map(Changes::Directory),

@@ -5,7 +5,7 @@
 use std::{io, sync::Arc};
 
 use futures::{Stream, StreamExt};
-use kv_core::{Batch, GroupId};
+use kv_core::{Batch, GroupId, Outcome};
 use kv_store::{EntryToApply, GroupSnapshot, ReceivedSnapshot, State};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -14,6 +14,7 @@ use openraft::{
 
 use super::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, decode_stored, encode};
 use crate::{
+    lessor::Lessor,
     observer::{AppliedCommit, Observer},
     publish::Published,
 };
@@ -27,6 +28,7 @@ pub(crate) struct Machine {
     pub(crate) state: State,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) published: Arc<Published>,
+    pub(crate) lessor: Lessor,
 }
 
 /// A group's whole state: to be sent, or received.
@@ -94,10 +96,19 @@ impl Machine {
             .flat_map(|(entry, batch)| {
                 entry.commits.iter().map(|made| {
                     let commit = &batch.commits[made.commit];
-                    AppliedCommit { keyspace: &commit.keyspace, record: &made.record, changes: &commit.changes }
+                    let (record, changes, written) = (&made.record, &commit.changes[..], &made.written[..]);
+                    AppliedCommit { keyspace: &commit.keyspace, record, changes, written }
                 })
             })
             .collect();
+        for (entry, batch) in applied.iter().zip(&batches) {
+            let Some(batch) = batch else { continue };
+            let done = batch.commits.iter().zip(&entry.outcomes);
+            for (commit, _) in done.filter(|(_, outcome)| matches!(outcome, Outcome::Applied(_))) {
+                self.lessor.applied(&commit.keyspace, &commit.effects);
+                self.published.effects(&commit.effects);
+            }
+        }
         if !commits.is_empty() {
             self.observer.applied(self.group, &commits);
         }

@@ -1,5 +1,7 @@
 //! A cluster in one process, on loopback addresses and folders of its own.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -143,7 +145,7 @@ pub(crate) fn keyspace(name: &str) -> Keyspace {
 }
 
 pub(crate) fn put(key: &str, value: &str) -> Txn {
-    let put = Operation::Put { key: key.to_string().into(), value: value.to_string().into() };
+    let put = Operation::put(key.to_string(), value.to_string());
     Txn { then: vec![put], actor: "ann".into(), reason: "test".into(), ..Txn::default() }
 }
 

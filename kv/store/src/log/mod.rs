@@ -111,6 +111,11 @@ impl Drop for Handle {
 }
 
 impl RaftLog {
+    /// Gives back the memory of what has been purged. Blocks.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.0.shared.database.flush()
+    }
+
     pub(crate) fn open(
         dir: &Path,
         rocks: &rocksdb::Options,

@@ -11,21 +11,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use kv_core::{
-    Batch, ChainRecord, Change, Commit, Fold, GroupId, Head, Keyspace, Outcome, RequestId, Revision, Timestamp,
-    TxnOutcome, limits::REQUEST_RETENTION,
+    Batch, ChainRecord, Change, Commit, Effect, Fold, GroupId, Head, KeyState, Keyspace, LeaseId, Outcome, RequestId,
+    Revision, Timestamp, TxnOutcome, limits::REQUEST_RETENTION,
 };
 use rocksdb::{WriteBatch, WriteOptions};
 use serde::Serialize;
 
 use super::{
-    State,
+    Cache, State,
     keys::{self, Number},
-    records::{Chained, ChangedKey, GroupRecord, KeyspaceRecord, Remembered, Version},
+    records::{Chained, ChangedKey, GroupRecord, KeyspaceRecord, LeaseRecord, Remembered, Version},
 };
 use crate::{
     StoreError,
     database::Database,
-    envelope::{Raw, seal_value_into},
+    envelope::{Raw, seal_bytes, seal_value_into},
 };
 
 /// Expired request ids removed for each commit applied: more than the one that it adds, so that none are left behind, and
@@ -62,6 +62,17 @@ pub struct AppliedCommit {
     pub commit: usize,
     /// The record that it became.
     pub record: ChainRecord,
+    /// What became of each of its changes, in their order.
+    pub written: Vec<Written>,
+}
+
+/// A key's states around one change of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The state before.
+    pub previous: Option<KeyState>,
+    /// The state after.
+    pub state: Option<KeyState>,
 }
 
 /// What applying remembers from one call to the next; none of it matters for what comes out.
@@ -76,23 +87,20 @@ impl Default for Applying {
     }
 }
 
-/// A key's version that is not in the database yet, or has just been read from it.
-#[derive(Clone)]
-struct Previous {
-    create: Revision,
-    modified: Revision,
-    version: u64,
-    value: Bytes,
-}
-
 /// One call's work: the batch, and what it has changed so far.
 struct Work<'a> {
     database: &'a Database,
     group: GroupId,
-    before: &'a BTreeMap<Keyspace, KeyspaceRecord>,
+    before: &'a Cache,
     record: GroupRecord,
     keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
-    versions: HashMap<(Number, Bytes), Option<Previous>>,
+    versions: HashMap<(Number, Bytes), Option<KeyState>>,
+    /// Leases changed in this call; `None`: ended.
+    leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
+    /// Records beside the keys changed in this call.
+    beside: HashMap<(Number, Bytes), Option<Bytes>>,
+    /// Keys that came to be (`true`) or went.
+    moved: Vec<(Number, Bytes, bool)>,
     requests: HashMap<(Number, RequestId), Remembered>,
     /// The earliest time at which a request id was remembered in this call.
     remembered_from: Option<Timestamp>,
@@ -105,36 +113,51 @@ impl State {
     pub fn apply(&self, group: GroupId, entries: &[EntryToApply<'_>]) -> Result<Vec<AppliedEntry>, StoreError> {
         let slot = self.group(group);
         let mut applying = slot.applying.lock();
-        let (done, record, keyspaces) = {
+        let (done, changed) = {
             let cache = slot.cache.read();
-            let mut work = Work::new(self.database(), group, cache.record.as_ref(), &cache.keyspaces);
+            let mut work = Work::new(self.database(), group, &cache);
             let done = entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
             let commits: usize = entries.iter().filter_map(|entry| entry.batch).map(|batch| batch.commits.len()).sum();
             work.expire(&mut applying, EXPIRED_PER_COMMIT * commits)?;
-            let (record, keyspaces) = work.write()?;
-            (done, record, keyspaces)
+            work.seal();
+            let moved = std::mem::take(&mut work.moved);
+            slot.counts.begin(work.record.index, moved);
+            (done, work.write()?)
         };
         let mut cache = slot.cache.write();
-        cache.record = Some(record);
-        cache.keyspaces.extend(keyspaces);
+        cache.record = Some(changed.record);
+        cache.keyspaces.extend(changed.keyspaces);
+        for (lease, record) in changed.leases {
+            match record {
+                Some(record) => drop(cache.leases.insert(lease, record)),
+                None => drop(cache.leases.remove(&lease)),
+            }
+        }
+        drop(cache);
+        slot.counts.settle(self.database(), group)?;
         Ok(done)
     }
 }
 
+/// What a call has changed of what is kept in memory.
+struct Changed {
+    record: GroupRecord,
+    keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
+    leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
+}
+
 impl<'a> Work<'a> {
-    fn new(
-        database: &'a Database,
-        group: GroupId,
-        record: Option<&GroupRecord>,
-        before: &'a BTreeMap<Keyspace, KeyspaceRecord>,
-    ) -> Self {
+    fn new(database: &'a Database, group: GroupId, before: &'a Cache) -> Self {
         Work {
             database,
             group,
             before,
-            record: record.cloned().unwrap_or_default(),
+            record: before.record.clone().unwrap_or_default(),
             keyspaces: BTreeMap::new(),
             versions: HashMap::new(),
+            leases: HashMap::new(),
+            beside: HashMap::new(),
+            moved: Vec::new(),
             requests: HashMap::new(),
             remembered_from: None,
             batch: WriteBatch::default(),
@@ -155,9 +178,9 @@ impl<'a> Work<'a> {
         }
         let (mut outcomes, mut commits) = (Vec::new(), Vec::new());
         for (at, commit) in entry.batch.iter().flat_map(|batch| &batch.commits).enumerate() {
-            let (outcome, record) = self.commit(commit)?;
+            let (outcome, made) = self.commit(commit)?;
             outcomes.push(outcome);
-            commits.extend(record.map(|record| AppliedCommit { commit: at, record }));
+            commits.extend(made.map(|(record, written)| AppliedCommit { commit: at, record, written }));
         }
         self.record.index = entry.index;
         self.record.log_id = entry.log_id.clone();
@@ -167,9 +190,10 @@ impl<'a> Work<'a> {
         Ok(AppliedEntry { outcomes, commits, fold: self.record.fold })
     }
 
-    fn commit(&mut self, commit: &Commit) -> Result<(Outcome, Option<ChainRecord>), StoreError> {
+    fn commit(&mut self, commit: &Commit) -> Result<(Outcome, Option<Made>), StoreError> {
         self.record.clock = self.record.clock.max(commit.at);
-        let known = self.keyspaces.get(&commit.keyspace).or_else(|| self.before.get(&commit.keyspace)).copied();
+        let known =
+            self.keyspaces.get(&commit.keyspace).or_else(|| self.before.keyspaces.get(&commit.keyspace)).copied();
         if let (Some(known), Some(request)) = (known, &commit.request)
             && let Some(first) = self.remembered(known.number, request)?
         {
@@ -180,85 +204,193 @@ impl<'a> Work<'a> {
             return Ok((Outcome::Stale { head: head.revision }, None));
         }
         let succeeded = commit.succeeded;
-        if commit.changes.is_empty() && commit.request.is_none() {
+        if commit.changes.is_empty() && commit.effects.is_empty() && commit.request.is_none() {
             return Ok((Outcome::Applied(TxnOutcome { succeeded, revision: head.revision }), None));
         }
         let mut keyspace = known.unwrap_or_else(|| self.found());
-        let mut record = None;
+        let mut made = None;
         if !commit.changes.is_empty() {
-            let made = ChainRecord::follow(&head, commit);
-            self.revise(keyspace.number, &made, &commit.changes)?;
-            keyspace.head = made.head(&commit.keyspace);
+            let record = ChainRecord::follow(&head, commit);
+            let written = self.revise(&mut keyspace, &record, &commit.changes)?;
+            keyspace.head = record.head(&commit.keyspace);
             self.record.fold.replace(&commit.keyspace, &head, &keyspace.head);
-            record = Some(made);
+            made = Some((record, written));
+        }
+        for effect in &commit.effects {
+            self.effect(&mut keyspace, effect)?;
         }
         self.keyspaces.insert(commit.keyspace.clone(), keyspace);
         let outcome = TxnOutcome { succeeded, revision: keyspace.head.revision };
         if let Some(request) = &commit.request {
             self.remember(keyspace.number, request, Remembered { outcome, at: commit.at });
         }
-        Ok((Outcome::Applied(outcome), record))
+        Ok((Outcome::Applied(outcome), made))
     }
 
     /// A keyspace that was not there before.
     fn found(&mut self) -> KeyspaceRecord {
         let number = self.record.keyspaces;
         self.record.keyspaces = number.checked_add(1).expect("fewer keyspaces than four thousand million");
-        KeyspaceRecord { number, head: Head::default(), floor: Revision::ZERO }
+        KeyspaceRecord {
+            number,
+            head: Head::default(),
+            floor: Revision::ZERO,
+            forgotten: Revision::ZERO,
+            keys: 0,
+            bytes: 0,
+        }
     }
 
     /// Writes a revision: its changes and its record.
-    fn revise(&mut self, number: Number, record: &ChainRecord, changes: &[Change]) -> Result<(), StoreError> {
-        for change in changes {
-            self.change(number, record.revision, change)?;
-        }
+    fn revise(
+        &mut self,
+        keyspace: &mut KeyspaceRecord,
+        record: &ChainRecord,
+        changes: &[Change],
+    ) -> Result<Vec<Written>, StoreError> {
+        let written = changes.iter().map(|change| self.change(keyspace, record.revision, change));
+        let written = written.collect::<Result<_, _>>()?;
         let keys = changes.iter().map(|change| ChangedKey { key: Raw(&change.key), put: change.value.is_some() });
         let chained = Chained { record: record.clone(), keys: keys.collect() };
-        self.put(&keys::chain(self.group, number, record.revision), &chained);
-        Ok(())
+        self.put(&keys::chain(self.group, keyspace.number, record.revision), &chained);
+        Ok(written)
     }
 
     /// Writes one key's new version and moves the one before to where earlier versions are.
-    fn change(&mut self, number: Number, revision: Revision, change: &Change) -> Result<(), StoreError> {
+    fn change(
+        &mut self,
+        keyspace: &mut KeyspaceRecord,
+        revision: Revision,
+        change: &Change,
+    ) -> Result<Written, StoreError> {
+        let number = keyspace.number;
         let latest = keys::latest(self.group, number, &change.key);
         let slot = (number, change.key.clone());
         let previous = match self.versions.get(&slot) {
             Some(version) => version.clone(),
             None => self.stored(&latest)?,
         };
-        if let Some(Previous { create, modified, version, value }) = &previous {
-            let earlier = keys::earlier(self.group, number, &change.key, *modified);
-            let (create, modified, version) = (*create, *modified, *version);
-            self.put(&earlier, &Version { create, modified, version, value: Some(Raw(value)) });
+        let bytes = |value: &Bytes| (change.key.len() + value.len()) as u64;
+        if let Some(previous) = &previous {
+            let earlier = keys::earlier(self.group, number, &change.key, previous.mod_revision);
+            self.put(&earlier, &version(previous, revision));
+            keyspace.keys -= 1;
+            keyspace.bytes -= bytes(&previous.value);
         }
-        let next = change.value.as_ref().map(|value| Previous {
-            create: previous.as_ref().map_or(revision, |previous| previous.create),
-            modified: revision,
-            version: previous.as_ref().map_or(0, |previous| previous.version) + 1,
+        let next = change.value.as_ref().map(|value| KeyState {
             value: value.clone(),
+            create_revision: previous.as_ref().map_or(revision, |previous| previous.create_revision),
+            mod_revision: revision,
+            version: previous.as_ref().map_or(0, |previous| previous.version) + 1,
+            lease: change.lease,
         });
         match &next {
-            Some(Previous { create, modified, version, value }) => {
-                let (create, modified, version) = (*create, *modified, *version);
-                self.put(&latest, &Version { create, modified, version, value: Some(Raw(value)) });
+            Some(next) => {
+                self.put(&latest, &version(next, Revision::ZERO));
+                keyspace.keys += 1;
+                keyspace.bytes += bytes(&next.value);
             }
             None if previous.is_some() => {
                 self.batch.delete(&latest);
-                let removal = Version { create: Revision::ZERO, modified: revision, version: 0, value: None };
+                let removal = Version {
+                    create: Revision::ZERO,
+                    modified: revision,
+                    until: revision,
+                    version: 0,
+                    lease: None,
+                    value: None,
+                };
                 self.put(&keys::earlier(self.group, number, &change.key, revision), &removal);
             }
             None => {}
         }
-        self.versions.insert(slot, next);
+        self.attach(number, &change.key, previous.as_ref().and_then(|state| state.lease), change.lease);
+        if previous.is_some() != next.is_some() {
+            self.moved.push((number, change.key.clone(), next.is_some()));
+        }
+        self.versions.insert(slot, next.clone());
+        Ok(Written { previous, state: next })
+    }
+
+    fn attach(&mut self, number: Number, key: &[u8], before: Option<LeaseId>, after: Option<LeaseId>) {
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
+            self.batch.delete(keys::attached(self.group, number, before, key));
+        }
+        if let Some(after) = after {
+            self.put(&keys::attached(self.group, number, after, key), &());
+        }
+    }
+
+    /// Carries out what makes no revision.
+    fn effect(&mut self, keyspace: &mut KeyspaceRecord, effect: &Effect) -> Result<(), StoreError> {
+        let number = keyspace.number;
+        match effect {
+            Effect::Grant { lease, ttl } => {
+                self.set_lease(number, *lease, Some(LeaseRecord { ttl: *ttl, remaining: None }));
+            }
+            Effect::Checkpoint { lease, remaining } => {
+                if let Some(known) = self.lease(number, *lease) {
+                    self.set_lease(number, *lease, Some(LeaseRecord { remaining: *remaining, ..known }));
+                }
+            }
+            Effect::Revoke { lease } => self.set_lease(number, *lease, None),
+            Effect::Compact { to, records } => {
+                keyspace.floor = keyspace.floor.max(*to).min(keyspace.head.revision);
+                if *records {
+                    keyspace.forgotten = keyspace.forgotten.max(keyspace.floor);
+                }
+            }
+            Effect::Record { key, value } => self.set_beside(number, key, value.as_ref())?,
+        }
+        Ok(())
+    }
+
+    fn lease(&self, number: Number, lease: LeaseId) -> Option<LeaseRecord> {
+        let slot = (number, lease);
+        self.leases.get(&slot).copied().unwrap_or_else(|| self.before.leases.get(&slot).copied())
+    }
+
+    fn set_lease(&mut self, number: Number, lease: LeaseId, record: Option<LeaseRecord>) {
+        let place = keys::lease(self.group, number, lease);
+        for one in [self.lease(number, lease), record].iter().flatten() {
+            self.record.fold.toggle_record(&place[2..], &lease_content(one));
+        }
+        match &record {
+            Some(record) => self.put(&place, record),
+            None => self.batch.delete(&place),
+        }
+        self.leases.insert((number, lease), record);
+    }
+
+    fn set_beside(&mut self, number: Number, key: &Bytes, value: Option<&Bytes>) -> Result<(), StoreError> {
+        let place = keys::beside(self.group, number, key);
+        let slot = (number, key.clone());
+        let before = match self.beside.get(&slot) {
+            Some(before) => before.clone(),
+            None => stored_bytes(self.database, &place)?,
+        };
+        for one in [before.as_ref(), value].into_iter().flatten() {
+            self.record.fold.toggle_record(&place[2..], one);
+        }
+        match value {
+            Some(value) => self.batch.put(&place, seal_bytes(&place, value)),
+            None => self.batch.delete(&place),
+        }
+        self.beside.insert(slot, value.cloned());
         Ok(())
     }
 
     /// A key's latest version in the database.
-    fn stored(&self, latest: &[u8]) -> Result<Option<Previous>, StoreError> {
+    fn stored(&self, latest: &[u8]) -> Result<Option<KeyState>, StoreError> {
         let Some(stored) = self.database.get(latest)? else { return Ok(None) };
-        let Version { create, modified, version, value } = self.database.open_value(latest, &stored)?;
-        let value = value.ok_or_else(|| self.database.damaged(latest, "a latest version without a value"))?;
-        Ok(Some(Previous { create, modified, version, value: Bytes::copy_from_slice(value.0) }))
+        let version: Version<'_> = self.database.open_value(latest, &stored)?;
+        match version.state() {
+            Some(state) => Ok(Some(state)),
+            None => Err(self.database.damaged(latest, "a latest version without a value")),
+        }
     }
 
     /// What a request id came to, if that is recent enough to count.
@@ -314,15 +446,51 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn write(mut self) -> Result<(GroupRecord, BTreeMap<Keyspace, KeyspaceRecord>), StoreError> {
-        let (record, keyspaces) = (std::mem::take(&mut self.record), std::mem::take(&mut self.keyspaces));
+    /// Puts what is kept in memory too into the batch.
+    fn seal(&mut self) {
+        let keyspaces = std::mem::take(&mut self.keyspaces);
         for (keyspace, changed) in &keyspaces {
             self.put(&keys::keyspace(self.group, keyspace), changed);
         }
+        self.keyspaces = keyspaces;
+        let record = self.record.clone();
         self.put(&keys::group(self.group), &record);
-        self.database.write(self.batch, &unlogged())?;
-        Ok((record, keyspaces))
     }
+
+    fn write(self) -> Result<Changed, StoreError> {
+        self.database.write(self.batch, &unlogged())?;
+        Ok(Changed { record: self.record, keyspaces: self.keyspaces, leases: self.leases })
+    }
+}
+
+/// What a commit made: its record, and what became of its keys.
+type Made = (ChainRecord, Vec<Written>);
+
+/// A state as it is stored.
+fn version(state: &KeyState, until: Revision) -> Version<'_> {
+    Version {
+        create: state.create_revision,
+        modified: state.mod_revision,
+        until,
+        version: state.version,
+        lease: state.lease,
+        value: Some(Raw(&state.value)),
+    }
+}
+
+/// What of a lease counts when replicas are compared.
+pub(super) fn lease_content(record: &LeaseRecord) -> [u8; 16] {
+    let remaining = record.remaining.map_or(u64::MAX, |seconds| seconds);
+    let mut content = [0; 16];
+    content[..8].copy_from_slice(&record.ttl.to_le_bytes());
+    content[8..].copy_from_slice(&remaining.to_le_bytes());
+    content
+}
+
+/// The payload of a record of bytes.
+pub(super) fn stored_bytes(database: &Database, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    let Some(stored) = database.get(key)? else { return Ok(None) };
+    Ok(Some(Bytes::copy_from_slice(database.open_bytes(key, &stored)?)))
 }
 
 /// How the state is written: the raft log is its write-ahead log.

@@ -1,7 +1,7 @@
 //! Reads of a keyspace's history: what each revision changed.
 
 use bytes::Bytes;
-use kv_core::{Change, GroupId, Keyspace, Revision, RevisionChanges};
+use kv_core::{Change, GroupId, KeyRange, KeyState, Keyspace, Revision, RevisionChanges, Timestamp};
 
 use super::{
     State, keys,
@@ -10,7 +10,66 @@ use super::{
 };
 use crate::{ReadError, StoreError};
 
+/// One revision, as a watch sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: Revision,
+    /// Its time.
+    pub at: Timestamp,
+    /// Its changes, in order; those outside the range asked for are left out.
+    pub events: Vec<Event>,
+}
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The key.
+    pub key: Bytes,
+    /// Its state after; `None`: removed.
+    pub state: Option<KeyState>,
+    /// Its state before, if there was one, it was asked for, and it has not been compacted.
+    pub previous: Option<KeyState>,
+}
+
 impl State {
+    /// What the revisions after `after` did to some keys: as many revisions as there are, but no more than
+    /// `max_revisions`, and no more than make up `max_bytes` of keys and values unless it is one. Revisions that did
+    /// nothing to those keys are among them, without events. `after` may be one before the earliest readable revision.
+    pub fn events(
+        &self,
+        group: GroupId,
+        keyspace: &Keyspace,
+        range: &KeyRange,
+        after: Revision,
+        previous: bool,
+        limits: (usize, usize),
+    ) -> Result<Vec<RevisionEvents>, ReadError> {
+        let _reading = self.reading(group);
+        let _hold = self.hold(group, keyspace, after);
+        let known = self.keyspace(group, keyspace);
+        check_floor(known.as_ref(), after.next())?;
+        let Some(known) = known else { return Ok(Vec::new()) };
+        let reader = Reader { database: self.database(), group, number: known.number, pinned: None };
+        let (max_revisions, max_bytes) = limits;
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        self.walk_history(group, &known, after, |chained| {
+            let revision = chained.record.revision;
+            let mut events = Vec::new();
+            for changed in chained.keys.iter().filter(|changed| range.contains(changed.key.0)) {
+                let event = reader.event(revision, changed, previous && revision > known.floor)?;
+                bytes += event.bytes();
+                events.push(event);
+            }
+            let fits = found.is_empty() || bytes <= max_bytes;
+            if fits {
+                found.push(RevisionEvents { revision, at: chained.record.at, events });
+            }
+            Ok(fits && found.len() < max_revisions)
+        })?;
+        Ok(found)
+    }
+
     /// The revisions after `after`, each with the values that it wrote: as many as there are, but no more than
     /// `max_revisions`, and no more than make up `max_bytes` of keys and values unless it is one.
     pub fn changes(
@@ -22,6 +81,7 @@ impl State {
         max_bytes: usize,
     ) -> Result<Vec<RevisionChanges>, ReadError> {
         let _reading = self.reading(group);
+        let _hold = self.hold(group, keyspace, after);
         let known = self.keyspace(group, keyspace);
         check_floor(known.as_ref(), after)?;
         let Some(known) = known else { return Ok(Vec::new()) };
@@ -38,8 +98,9 @@ impl State {
         max: usize,
     ) -> Result<Vec<RevisionChanges>, StoreError> {
         let _reading = self.reading(group);
+        let _hold = self.hold(group, keyspace, after);
         match self.keyspace(group, keyspace) {
-            Some(known) => self.history(group, &known, after, max, usize::MAX),
+            Some(known) => self.history(group, &known, after.max(known.forgotten), max, usize::MAX),
             None => Ok(Vec::new()),
         }
     }
@@ -52,38 +113,64 @@ impl State {
         max_revisions: usize,
         max_bytes: usize,
     ) -> Result<Vec<RevisionChanges>, StoreError> {
-        let database = self.database();
-        let reader = Reader { database, group, number: known.number, pinned: None };
+        let reader = Reader { database: self.database(), group, number: known.number, pinned: None };
         let (mut found, mut bytes) = (Vec::new(), 0);
+        self.walk_history(group, known, after, |chained| {
+            let revision = chained.record.revision;
+            let changes = match revision > known.floor {
+                true => Some(reader.changes(revision, &chained.keys)?),
+                false => None,
+            };
+            bytes += changes.iter().flatten().map(Change::size).sum::<usize>();
+            let fits = found.is_empty() || bytes <= max_bytes;
+            if fits {
+                found.push(RevisionChanges { record: chained.record, changes });
+            }
+            Ok(fits && found.len() < max_revisions)
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the chain's records after a revision, in order, until told `false`. Each has to be there.
+    fn walk_history(
+        &self,
+        group: GroupId,
+        known: &KeyspaceRecord,
+        after: Revision,
+        mut visit: impl FnMut(Chained<'_>) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
         if after >= known.head.revision {
-            return Ok(found);
+            return Ok(());
         }
+        let database = self.database();
+        let key = |revision| keys::chain(group, known.number, revision);
+        let missing = |revision| database.damaged(&key(revision), "it is missing");
         let mut expected = after.next();
-        let from = keys::chain(group, known.number, expected);
-        let mut cursor = database.cursor(None, &from, keys::chain(group, known.number, known.head.revision.next()));
-        while expected <= known.head.revision && found.len() < max_revisions {
+        let mut cursor = database.cursor(None, &key(expected), key(known.head.revision.next()));
+        while expected <= known.head.revision {
             let Some((key, stored)) = cursor.item() else {
                 database.ended(&cursor)?;
-                return Err(database.damaged(&keys::chain(group, known.number, expected), "it is missing"));
+                return Err(missing(expected));
             };
             let chained: Chained<'_> = database.open_value(key, stored)?;
             if chained.record.revision != expected {
-                return Err(database.damaged(&keys::chain(group, known.number, expected), "it is missing"));
+                return Err(missing(expected));
             }
-            let changes = match expected > known.floor {
-                true => Some(reader.changes(expected, &chained.keys)?),
-                false => None,
-            };
-            let size = |change: &Change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
-            bytes += changes.iter().flatten().map(size).sum::<usize>();
-            if bytes > max_bytes && !found.is_empty() {
+            if !visit(chained)? {
                 break;
             }
-            found.push(RevisionChanges { record: chained.record, changes });
             expected = expected.next();
             cursor.next();
         }
-        Ok(found)
+        Ok(())
+    }
+}
+
+impl Event {
+    /// Bytes of key and values.
+    pub fn bytes(&self) -> usize {
+        let value = |state: &Option<KeyState>| state.as_ref().map_or(0, |state| state.value.len());
+        self.key.len() + value(&self.state) + value(&self.previous)
     }
 }
 
@@ -96,15 +183,34 @@ impl Reader<'_> {
     fn change(&self, revision: Revision, changed: &ChangedKey<'_>) -> Result<Change, StoreError> {
         let key = Bytes::copy_from_slice(changed.key.0);
         if !changed.put {
-            return Ok(Change { key, value: None });
+            return Ok(Change::removal(key));
         }
-        let value = self.exact(&key, revision, |version| version.value.map(|value| Bytes::copy_from_slice(value.0)))?;
-        match value.flatten() {
-            Some(value) => Ok(Change { key, value: Some(value) }),
+        let state = self.written(&key, revision)?;
+        Ok(Change { key, value: Some(state.value), lease: state.lease })
+    }
+
+    /// The state that a revision has given a key.
+    fn written(&self, key: &[u8], revision: Revision) -> Result<KeyState, StoreError> {
+        match self.exact(key, revision, |version| version.state())?.flatten() {
+            Some(state) => Ok(state),
             None => {
-                let missing = keys::earlier(self.group, self.number, &key, revision);
+                let missing = keys::earlier(self.group, self.number, key, revision);
                 Err(self.database.damaged(&missing, "it is missing, but the chain says that it was written"))
             }
         }
+    }
+
+    fn event(&self, revision: Revision, changed: &ChangedKey<'_>, previous: bool) -> Result<Event, StoreError> {
+        let key = Bytes::copy_from_slice(changed.key.0);
+        let state = match changed.put {
+            true => Some(self.written(&key, revision)?),
+            false => None,
+        };
+        let before = Revision::new(revision.get() - 1);
+        let previous = match previous {
+            true => self.version(&key, Some(before), |version| version.state())?.flatten(),
+            false => None,
+        };
+        Ok(Event { key, state, previous })
     }
 }

@@ -27,9 +27,9 @@ use rocksdb::WriteBatch;
 
 use super::{
     Applied, State,
-    apply::{Applying, unlogged},
+    apply::{Applying, lease_content, unlogged},
     keys, load,
-    records::{GroupRecord, KeyspaceRecord},
+    records::{GroupRecord, KeyspaceRecord, LeaseRecord},
     snapshot::{CHUNK_CRC_BYTES, CHUNK_FORMAT, CHUNK_HEAD_BYTES, KIND_END, KIND_PART},
 };
 use crate::{
@@ -108,6 +108,9 @@ impl State {
         files::sync_dir(&self.0.snapshots)?;
         replace(self.database(), spool.group, &marker)?;
         *slot.cache.write() = load(self.database(), spool.group)?;
+        slot.counts.clear();
+        slot.reclaimable.lock().clear();
+        self.0.reclaim.clear(spool.group);
         *slot.durable.lock() = Some(applied.log_id.clone());
         *applying = Applying::default();
         Ok(applied)
@@ -266,7 +269,10 @@ fn check(spool: &Spool) -> Result<Applied, StoreError> {
                 let Some(name) = name else { return Err(refused(spool.group, "it has a keyspace without a name")) };
                 envelope::open_value(&key, &record).map(|found: KeyspaceRecord| fold.toggle(&name, &found.head))
             }
-            Some(&(keys::LATEST..=keys::EXPIRY)) => envelope::open(&key, &record).map(|_| ()),
+            Some(&keys::LEASE) => envelope::open_value(&key, &record)
+                .map(|lease: LeaseRecord| fold.toggle_record(&key[2..], &lease_content(&lease))),
+            Some(&keys::BESIDE) => envelope::open(&key, &record).map(|value| fold.toggle_record(&key[2..], value)),
+            Some(&(keys::LATEST..=keys::EXPIRY | keys::ATTACHED)) => envelope::open(&key, &record).map(|_| ()),
             _ => return Err(refused(spool.group, format!("it has {}", keys::render(&key)))),
         };
         checked.map_err(|flaw| records.flaw(&key, &flaw))?;

@@ -8,6 +8,9 @@
 //! group u16 | 4 | keyspace u32 | rev u64            a chain record and the keys that its revision changed
 //! group u16 | 5 | keyspace u32 | request id         the outcome remembered for a request id
 //! group u16 | 6 | time i64 | keyspace u32 | request id   when that may go
+//! group u16 | 7 | keyspace u32 | lease i64          a lease
+//! group u16 | 8 | keyspace u32 | lease i64 | key    a key attached to it
+//! group u16 | 9 | keyspace u32 | key                a record beside the keys
 //! ```
 //!
 //! Numbers are big endian, so that keys sort as what they stand for. A key of an earlier version is escaped (a zero byte
@@ -17,7 +20,7 @@
 //! every write takes, is then a point read that a filter answers when there is no such key, and a range read passes over
 //! nothing that has gone, however often its keys have been overwritten.
 
-use kv_core::{GroupId, Keyspace, RequestId, Revision, Timestamp};
+use kv_core::{GroupId, Keyspace, LeaseId, RequestId, Revision, Timestamp};
 
 use crate::database::group_of;
 
@@ -31,6 +34,9 @@ pub(super) const EARLIER: u8 = 3;
 pub(super) const CHAIN: u8 = 4;
 pub(super) const REQUEST: u8 = 5;
 pub(super) const EXPIRY: u8 = 6;
+pub(super) const LEASE: u8 = 7;
+pub(super) const ATTACHED: u8 = 8;
+pub(super) const BESIDE: u8 = 9;
 
 /// Bytes before the part of a key that its kind decides.
 pub(super) const HEAD_BYTES: usize = 3;
@@ -59,6 +65,11 @@ pub(super) fn group_start(group: u16) -> Vec<u8> {
 /// Before all keys of a kind; of the next kind: behind them.
 pub(super) fn kind_start(group: GroupId, kind: u8) -> Vec<u8> {
     head(group, kind, 0)
+}
+
+/// Before all keys of a kind and keyspace.
+pub(super) fn kind_of(group: GroupId, kind: u8, number: Number) -> Vec<u8> {
+    numbered(group, kind, number, 0)
 }
 
 pub(super) fn group(group: GroupId) -> Vec<u8> {
@@ -141,6 +152,36 @@ pub(super) fn split_expiry(key: &[u8]) -> Option<(Timestamp, Number, RequestId)>
     Some((at, Number::from_be_bytes(*number), RequestId::new(id.try_into().ok()?)))
 }
 
+pub(super) fn lease(group: GroupId, number: Number, lease: LeaseId) -> Vec<u8> {
+    let mut key = numbered(group, LEASE, number, 8);
+    key.extend(lease.get().to_be_bytes());
+    key
+}
+
+/// The keyspace and the lease of a lease's key.
+pub(super) fn split_lease(key: &[u8]) -> Option<(Number, LeaseId)> {
+    let (number, lease) = key.get(HEAD_BYTES..)?.split_first_chunk::<4>()?;
+    let lease = LeaseId::new(i64::from_be_bytes(lease.try_into().ok()?))?;
+    Some((Number::from_be_bytes(*number), lease))
+}
+
+/// A key attached to a lease; of the empty key: before all of them.
+pub(super) fn attached(group: GroupId, number: Number, lease: LeaseId, key: &[u8]) -> Vec<u8> {
+    let mut attached = numbered(group, ATTACHED, number, 8 + key.len());
+    attached.extend(lease.get().to_be_bytes());
+    attached.extend_from_slice(key);
+    attached
+}
+
+/// Bytes before the key in that of an attached one.
+pub(super) const ATTACHED_BYTES: usize = NUMBERED_BYTES + 8;
+
+pub(super) fn beside(group: GroupId, number: Number, key: &[u8]) -> Vec<u8> {
+    let mut beside = numbered(group, BESIDE, number, key.len());
+    beside.extend_from_slice(key);
+    beside
+}
+
 fn escape(key: &[u8], into: &mut Vec<u8>) {
     for &byte in key {
         into.push(byte);
@@ -196,6 +237,11 @@ pub(super) fn render(key: &[u8]) -> String {
             format!("the record of r{revision} of keyspace number {} in {group}", number(rest))
         }
         Some(&REQUEST | &EXPIRY) => format!("a remembered request id in {group} ({rest:02x?})"),
+        Some(&LEASE) => format!("lease {tail:02x?} of keyspace number {} in {group}", number(rest)),
+        Some(&ATTACHED) => format!("a key attached to a lease of keyspace number {} in {group}", number(rest)),
+        Some(&BESIDE) => {
+            format!("the record {} beside the keys of keyspace number {} in {group}", text(tail), number(rest))
+        }
         _ => format!("an unknown key {key:02x?}"),
     }
 }

@@ -19,10 +19,13 @@
 //! Left to others: the order of entries, replaying them after a crash, and what log ids and memberships mean.
 
 mod apply;
+mod counts;
 mod history;
 mod install;
 mod keys;
+mod pages;
 mod read;
+mod reclaim;
 mod records;
 mod snapshot;
 #[cfg(test)]
@@ -30,26 +33,32 @@ mod tests;
 mod verify;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use kv_core::{Fold, GroupId, Head, Keyspace};
+use kv_core::{Fold, GroupId, Head, Keyspace, LeaseId, Revision};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use self::{
     apply::Applying,
-    records::{GroupRecord, KeyspaceRecord},
+    counts::Counts,
+    keys::Number,
+    records::{GroupRecord, KeyspaceRecord, LeaseRecord},
 };
 use crate::{
     StoreError,
     database::{Database, Pinned},
 };
 
-pub use apply::{AppliedCommit, AppliedEntry, EntryToApply};
+pub use apply::{AppliedCommit, AppliedEntry, EntryToApply, Written};
+pub use history::{Event, RevisionEvents};
 pub use install::{ReceivedSnapshot, SnapshotReceiver};
+pub use pages::Pages;
+pub use read::{LeaseTerms, Usage, View};
+pub(crate) use reclaim::Reclaim;
 pub use snapshot::GroupSnapshot;
 pub use verify::Verified;
 
@@ -75,6 +84,7 @@ struct Inner {
     /// Where received snapshots lie.
     snapshots: PathBuf,
     groups: Vec<Group>,
+    reclaim: Reclaim,
 }
 
 /// What of a group is kept in memory.
@@ -87,6 +97,9 @@ struct Group {
     cache: RwLock<Cache>,
     /// The log id that a flush has reached for sure.
     durable: Mutex<Option<Bytes>>,
+    counts: Counts,
+    /// Keyspaces with more to give back than was given back.
+    reclaimable: Mutex<BTreeSet<Number>>,
 }
 
 /// What the database has at the records of the group and its keyspaces.
@@ -95,6 +108,7 @@ struct Cache {
     /// `None`: nothing was ever applied.
     record: Option<GroupRecord>,
     keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
+    leases: HashMap<(Number, LeaseId), LeaseRecord>,
 }
 
 impl State {
@@ -103,6 +117,7 @@ impl State {
         dir: &Path,
         snapshots: &Path,
         rocks: &rocksdb::Options,
+        reclaim: Reclaim,
         groups: u16,
     ) -> Result<Self, StoreError> {
         let database = Arc::new(Database::open(rocks, dir, keys::render)?);
@@ -112,10 +127,17 @@ impl State {
             // There is no other place than the disk that it could have been read from.
             let durable = Mutex::new(cache.record.as_ref().map(|record| record.log_id.clone()));
             let (applying, gate) = (Mutex::default(), RwLock::default());
-            Ok(Group { applying, gate, cache: RwLock::new(cache), durable })
+            Ok(Group {
+                applying,
+                gate,
+                cache: RwLock::new(cache),
+                durable,
+                counts: Counts::default(),
+                reclaimable: Mutex::default(),
+            })
         });
         let groups = groups.collect::<Result<_, StoreError>>()?;
-        Ok(State(Arc::new(Inner { database, snapshots: snapshots.into(), groups })))
+        Ok(State(Arc::new(Inner { database, snapshots: snapshots.into(), groups, reclaim })))
     }
 
     /// How far a group's state is. `None`: nothing was ever applied.
@@ -147,15 +169,38 @@ impl State {
 
     /// Puts everything applied before the call on disk. Returns how far that is for each group, as log ids. Blocks.
     pub fn flush(&self) -> Result<BTreeMap<GroupId, Bytes>, StoreError> {
-        let reached: BTreeMap<_, _> = (0u16..)
-            .zip(&self.0.groups)
-            .filter_map(|(id, group)| Some((GroupId::new(id), group.cache.read().record.as_ref()?.log_id.clone())))
-            .collect();
+        let mut reached = BTreeMap::new();
+        let mut floors = Vec::new();
+        for (id, group) in (0u16..).map(GroupId::new).zip(&self.0.groups) {
+            let cache = group.cache.read();
+            reached.extend(cache.record.as_ref().map(|record| (id, record.log_id.clone())));
+            let compacted = cache.keyspaces.values().filter(|known| known.floor > Revision::ZERO);
+            let of_group: Vec<_> = compacted.map(|known| (known.number, known.floor, known.forgotten)).collect();
+            floors.extend((!of_group.is_empty()).then_some((id, of_group)));
+        }
         self.0.database.flush()?;
         for (group, log_id) in &reached {
             *self.group(*group).durable.lock() = Some(log_id.clone());
         }
+        for (group, floors) in floors {
+            let raised = self.0.reclaim.raise(group, &floors);
+            self.group(group).reclaimable.lock().extend(raised);
+        }
         Ok(reached)
+    }
+
+    /// Gives back the space of what has been compacted and flushed, for everything of which that was not done yet.
+    /// Blocks, perhaps for long; reads and writes go on meanwhile.
+    pub fn reclaim(&self) -> Result<(), StoreError> {
+        for (id, group) in (0u16..).map(GroupId::new).zip(&self.0.groups) {
+            let numbers = std::mem::take(&mut *group.reclaimable.lock());
+            for number in numbers {
+                for kind in [keys::EARLIER, keys::CHAIN] {
+                    self.0.database.rewrite(&keys::kind_of(id, kind, number))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The log id of an applied entry that is on disk for sure, with all before it. A later one may be too.
@@ -185,6 +230,13 @@ impl State {
         self.group(group).gate.read()
     }
 
+    /// Keeps all that can be read of a group now.
+    fn hold_all(&self, group: GroupId) -> Vec<reclaim::Hold> {
+        let cache = self.group(group).cache.read();
+        let compacted = cache.keyspaces.values();
+        compacted.map(|known| self.0.reclaim.hold(group, known.number, known.forgotten.min(known.floor))).collect()
+    }
+
     /// What is in the database now, with no group half replaced.
     fn pinned(&self, group: GroupId) -> Pinned<'_> {
         let _reading = self.reading(group);
@@ -194,11 +246,8 @@ impl State {
 
 /// What the database has of a group and its keyspaces.
 fn load(database: &Database, group: GroupId) -> Result<Cache, StoreError> {
-    let key = keys::group(group);
-    let record = match database.get(&key)? {
-        Some(stored) => Some(database.open_value(&key, &stored)?),
-        None => None,
-    };
+    let pinned = database.pin();
+    let record = stored_group(database, &pinned, group)?;
     let mut keyspaces = BTreeMap::new();
     let to = keys::kind_start(group, keys::KEYSPACE + 1);
     let mut cursor = database.cursor(None, &keys::kind_start(group, keys::KEYSPACE), to);
@@ -207,7 +256,23 @@ fn load(database: &Database, group: GroupId) -> Result<Cache, StoreError> {
         cursor.next();
     }
     database.ended(&cursor)?;
-    Ok(Cache { record, keyspaces })
+    let mut leases = HashMap::new();
+    let from = keys::kind_start(group, keys::LEASE);
+    let mut cursor = database.cursor(None, &from, keys::kind_start(group, keys::LEASE + 1));
+    while let Some((key, stored)) = cursor.item() {
+        let lease = keys::split_lease(key).ok_or_else(|| database.damaged(key, "that is no lease"))?;
+        leases.insert(lease, database.open_value(key, stored)?);
+        cursor.next();
+    }
+    database.ended(&cursor)?;
+    Ok(Cache { record, keyspaces, leases })
+}
+
+/// What a view of the database has of a group.
+fn stored_group(database: &Database, pinned: &Pinned<'_>, group: GroupId) -> Result<Option<GroupRecord>, StoreError> {
+    let key = keys::group(group);
+    let stored = pinned.get_pinned(&key).map_err(|error| database.error(error))?;
+    stored.map(|stored| database.open_value(&key, &stored)).transpose()
 }
 
 /// The name in a keyspace's key.

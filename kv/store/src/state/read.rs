@@ -1,18 +1,41 @@
 //! Reads of keys: the latest version, or the one at an earlier revision.
 
 use bytes::Bytes;
-use kv_core::{GroupId, KeyRange, KeyState, KeyValue, Keyspace, RangeResult, RequestId, Revision, TxnOutcome};
+use kv_core::{
+    GroupId, KeyRange, KeyState, KeyValue, Keyspace, LeaseId, Query, RangeResult, RequestId, Revision, TxnOutcome, Want,
+};
 
 use super::{
     State,
-    apply::{counts, stored_request},
+    apply::{counts, stored_bytes, stored_request},
     keys::{self, Number},
+    reclaim::Hold,
     records::{KeyspaceRecord, Version},
 };
 use crate::{
     ReadError, StoreError,
     database::{Cursor, Database, Pinned},
 };
+
+/// A keyspace, in figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys there are.
+    pub keys: u64,
+    /// Bytes of those keys and their values.
+    pub bytes: u64,
+    /// The earliest revision that can be read.
+    pub floor: Revision,
+}
+
+/// A lease, as it was last written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// How long it lasts without being kept alive, in seconds.
+    pub ttl: u64,
+    /// What was left of it, if that was written down.
+    pub remaining: Option<u64>,
+}
 
 impl State {
     /// A key, as it is or as it was at a revision. `None`: it does not exist (then).
@@ -24,7 +47,7 @@ impl State {
         at: Option<Revision>,
     ) -> Result<Option<KeyState>, ReadError> {
         let _reading = self.reading(group);
-        let Some(known) = self.known_at(group, keyspace, at)? else { return Ok(None) };
+        let Some((known, _hold)) = self.known_at(group, keyspace, at)? else { return Ok(None) };
         let reader = Reader { database: self.database(), group, number: known.number, pinned: None };
         Ok(reader.version(key, at, |version| version.state())?.flatten())
     }
@@ -38,25 +61,108 @@ impl State {
         at: Option<Revision>,
         limit: usize,
     ) -> Result<RangeResult, ReadError> {
+        self.query(group, keyspace, &Query { at, limit: Some(limit), ..Query::all(range.clone()) })
+    }
+
+    /// The keys that a query asks for.
+    pub fn query(&self, group: GroupId, keyspace: &Keyspace, query: &Query) -> Result<RangeResult, ReadError> {
+        match self.view(group, keyspace, query.at)? {
+            Some(view) => Ok(view.query(query)?),
+            None => Ok(RangeResult::default()),
+        }
+    }
+
+    /// Pins a keyspace as it is, or as it was at a revision. `None`: it is empty.
+    pub fn view(
+        &self,
+        group: GroupId,
+        keyspace: &Keyspace,
+        at: Option<Revision>,
+    ) -> Result<Option<View<'_>>, ReadError> {
         let reading = self.reading(group);
-        let Some(mut known) = self.known_at(group, keyspace, at)? else { return Ok(RangeResult::default()) };
+        let Some((mut known, hold)) = self.known_at(group, keyspace, at)? else { return Ok(None) };
         let pinned = self.database().pin();
         drop(reading);
         if at.is_none() {
             // The cache may be a commit behind what is pinned, and the result says which revision it is true of.
             known = stored_keyspace(self.database(), &pinned, group, keyspace)?.unwrap_or(known);
         }
-        let revision = at.unwrap_or(known.head.revision);
-        let reader = Reader { database: self.database(), group, number: known.number, pinned: Some(&pinned) };
-        let mut found = RangeResult { kvs: Vec::new(), more: false, revision };
-        reader.walk(range, at, |key, version| {
-            let Some(state) = version.state() else { return true };
-            found.more = found.kvs.len() == limit;
-            if !found.more {
-                found.kvs.push(KeyValue { key: Bytes::copy_from_slice(key), state });
-            }
-            !found.more
-        })?;
+        Ok(Some(View { state: self, group, keyspace: keyspace.clone(), known, at, pinned, _hold: hold }))
+    }
+
+    /// A keyspace, in figures.
+    pub fn usage(&self, group: GroupId, keyspace: &Keyspace) -> Usage {
+        let known = self.keyspace(group, keyspace);
+        known.map_or_else(Usage::default, |known| Usage { keys: known.keys, bytes: known.bytes, floor: known.floor })
+    }
+
+    /// A lease of a keyspace.
+    pub fn lease(&self, group: GroupId, keyspace: &Keyspace, lease: LeaseId) -> Option<LeaseTerms> {
+        let cache = self.group(group).cache.read();
+        let number = cache.keyspaces.get(keyspace)?.number;
+        let found = cache.leases.get(&(number, lease))?;
+        Some(LeaseTerms { ttl: found.ttl, remaining: found.remaining })
+    }
+
+    /// All leases of a group, in no order.
+    pub fn leases(&self, group: GroupId) -> Vec<(Keyspace, LeaseId, LeaseTerms)> {
+        let cache = self.group(group).cache.read();
+        let names: std::collections::HashMap<_, _> =
+            cache.keyspaces.iter().map(|(name, known)| (known.number, name)).collect();
+        let named = cache.leases.iter().filter_map(|((number, lease), found)| {
+            let terms = LeaseTerms { ttl: found.ttl, remaining: found.remaining };
+            Some(((*names.get(number)?).clone(), *lease, terms))
+        });
+        named.collect()
+    }
+
+    /// The keys attached to a lease, in order; `limit` of them at most.
+    pub fn attached(
+        &self,
+        group: GroupId,
+        keyspace: &Keyspace,
+        lease: LeaseId,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let _reading = self.reading(group);
+        let Some(known) = self.keyspace(group, keyspace) else { return Ok(Vec::new()) };
+        let from = keys::attached(group, known.number, lease, &[]);
+        let mut cursor = self.database().cursor(None, &from, keys::behind(from.clone()));
+        let mut found = Vec::new();
+        while let Some(key) = cursor.key().filter(|_| found.len() < limit) {
+            found.push(Bytes::copy_from_slice(&key[keys::ATTACHED_BYTES..]));
+            cursor.next();
+        }
+        self.database().ended(&cursor)?;
+        Ok(found)
+    }
+
+    /// A record beside the keys.
+    pub fn beside(&self, group: GroupId, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let _reading = self.reading(group);
+        let Some(known) = self.keyspace(group, keyspace) else { return Ok(None) };
+        stored_bytes(self.database(), &keys::beside(group, known.number, key))
+    }
+
+    /// All records beside the keys that start so, by key.
+    pub fn all_beside(
+        &self,
+        group: GroupId,
+        keyspace: &Keyspace,
+        prefix: &[u8],
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let _reading = self.reading(group);
+        let Some(known) = self.keyspace(group, keyspace) else { return Ok(Vec::new()) };
+        let from = keys::beside(group, known.number, prefix);
+        let pinned = self.database().pin();
+        let mut cursor = self.database().cursor(Some(&pinned), &from, keys::behind(from.clone()));
+        let mut found = Vec::new();
+        while let Some((key, stored)) = cursor.item() {
+            let value = self.database().open_bytes(key, stored)?;
+            found.push((Bytes::copy_from_slice(&key[keys::NUMBERED_BYTES..]), Bytes::copy_from_slice(value)));
+            cursor.next();
+        }
+        self.database().ended(&cursor)?;
         Ok(found)
     }
 
@@ -96,23 +202,121 @@ impl State {
         Ok(found.filter(|found| counts(found, clock)).map(|found| found.outcome))
     }
 
-    /// A keyspace that can be read at a revision. `None`: it is empty.
-    fn known_at(
+    /// A keyspace that can be read at a revision, and what keeps that so. `None`: it is empty.
+    pub(super) fn known_at(
         &self,
         group: GroupId,
         keyspace: &Keyspace,
         at: Option<Revision>,
-    ) -> Result<Option<KeyspaceRecord>, ReadError> {
+    ) -> Result<Option<(KeyspaceRecord, Option<Hold>)>, ReadError> {
+        let Some(asked) = at else { return Ok(self.keyspace(group, keyspace).map(|known| (known, None))) };
+        let hold = self.hold(group, keyspace, asked);
         let known = self.keyspace(group, keyspace);
-        if let Some(asked) = at {
-            let head = known.map_or(Revision::ZERO, |known| known.head.revision);
-            if asked > head {
-                return Err(ReadError::Future { asked, head });
-            }
-            check_floor(known.as_ref(), asked)?;
+        let head = known.map_or(Revision::ZERO, |known| known.head.revision);
+        if asked > head {
+            return Err(ReadError::Future { asked, head });
         }
-        Ok(known)
+        check_floor(known.as_ref(), asked)?;
+        Ok(known.map(|known| (known, hold)))
     }
+
+    /// Keeps what a read at a revision can see. The floor has to be looked at afterwards.
+    pub(super) fn hold(&self, group: GroupId, keyspace: &Keyspace, revision: Revision) -> Option<Hold> {
+        let known = self.keyspace(group, keyspace)?;
+        Some(self.0.reclaim.hold(group, known.number, revision))
+    }
+}
+
+/// A keyspace as it was at one moment, or at one revision.
+pub struct View<'a> {
+    pub(super) state: &'a State,
+    pub(super) group: GroupId,
+    pub(super) keyspace: Keyspace,
+    pub(super) known: KeyspaceRecord,
+    pub(super) at: Option<Revision>,
+    pinned: Pinned<'a>,
+    _hold: Option<Hold>,
+}
+
+impl View<'_> {
+    /// The revision that it is true of.
+    pub fn revision(&self) -> Revision {
+        self.at.unwrap_or(self.known.head.revision)
+    }
+
+    pub(super) fn reader(&self) -> Reader<'_> {
+        let database = self.state.database();
+        Reader { database, group: self.group, number: self.known.number, pinned: Some(&self.pinned) }
+    }
+
+    /// One key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<KeyState>, StoreError> {
+        Ok(self.reader().version(key, self.at, |version| version.state())?.flatten())
+    }
+
+    /// The keys that a query asks for; its own revision is not looked at.
+    pub fn query(&self, query: &Query) -> Result<RangeResult, StoreError> {
+        let mut found = RangeResult { revision: self.revision(), ..RangeResult::default() };
+        if query.want == Want::Count {
+            found.count = self.count(&query.range)?;
+            return Ok(found);
+        }
+        if let KeyRange::Key(key) = &query.range {
+            found.kvs.extend(self.get(key)?.map(|state| KeyValue { key: key.clone(), state }));
+            found.count = found.kvs.len() as u64;
+            found.kvs.retain(|kv| query.admits(kv.state.create_revision, kv.state.mod_revision));
+            found.more = query.arrange(&mut found.kvs);
+            return Ok(found);
+        }
+        let limit = query.limit.unwrap_or(usize::MAX);
+        if query.in_key_order() {
+            self.reader().walk(&query.range, self.at, |key, version| {
+                let Some(kv) = wanted(query, key, &version) else { return true };
+                found.more = found.kvs.len() == limit;
+                if !found.more {
+                    found.kvs.push(kv);
+                }
+                !found.more
+            })?;
+            found.count = match found.more {
+                true => self.count(&query.range)?,
+                false => found.kvs.len() as u64,
+            };
+            return Ok(found);
+        }
+        // One more than is wanted tells that there are more; beyond some, the worst are thrown away at once.
+        let keep = limit.saturating_add(1);
+        let crowd = keep.saturating_mul(2).max(SORTED_KEYS);
+        let pruning = Query { limit: Some(keep), want: Want::All, ..query.clone() };
+        let mut count = 0;
+        self.reader().walk(&query.range, self.at, |key, version| {
+            count += u64::from(version.value.is_some());
+            if query.admits(version.create, version.modified) {
+                found.kvs.extend(wanted(query, key, &version));
+            }
+            if found.kvs.len() >= crowd {
+                pruning.arrange(&mut found.kvs);
+                found.kvs.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            }
+            true
+        })?;
+        found.count = count;
+        found.more = query.arrange(&mut found.kvs);
+        Ok(found)
+    }
+}
+
+/// Keys sorted at a time when the result is a few of many.
+const SORTED_KEYS: usize = 4096;
+
+/// What a query takes of a version; nothing of a removal.
+pub(super) fn wanted(query: &Query, key: &[u8], version: &Version<'_>) -> Option<KeyValue> {
+    version.value?;
+    let state = match query.want == Want::Keys && query.order.by != kv_core::SortBy::Value {
+        true => Version { value: Some(crate::envelope::Raw(&[])), ..version.clone() }.state()?,
+        false => version.state()?,
+    };
+    Some(KeyValue { key: Bytes::copy_from_slice(key), state })
 }
 
 /// Refuses what has been compacted.
@@ -123,7 +327,7 @@ pub(super) fn check_floor(known: Option<&KeyspaceRecord>, asked: Revision) -> Re
     }
 }
 
-fn stored_keyspace(
+pub(super) fn stored_keyspace(
     database: &Database,
     pinned: &Pinned<'_>,
     group: GroupId,
@@ -271,11 +475,12 @@ impl Reader<'_> {
     }
 
     /// Where a range's latest versions start and end. `None`: there can be none.
-    fn bounds(&self, range: &KeyRange) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn bounds(&self, range: &KeyRange) -> Option<(Vec<u8>, Vec<u8>)> {
         let latest = |key: &[u8]| keys::latest(self.group, self.number, key);
         let from = latest(range.start());
         let to = match range {
-            KeyRange::All | KeyRange::Prefix(_) => keys::behind(from.clone()),
+            KeyRange::Prefix(_) => keys::behind(from.clone()),
+            KeyRange::All | KeyRange::From(_) => keys::behind(latest(&[])),
             KeyRange::Key(key) => latest(&[key.as_ref(), &[0]].concat()),
             KeyRange::Span(_, end) => latest(end),
         };

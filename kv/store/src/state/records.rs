@@ -4,7 +4,7 @@
 //! reads the old one.
 
 use bytes::Bytes;
-use kv_core::{ChainRecord, Fold, Head, KeyState, Revision, Timestamp, TxnOutcome};
+use kv_core::{ChainRecord, Fold, Head, KeyState, LeaseId, Revision, Timestamp, TxnOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, keys::Number};
@@ -32,12 +32,27 @@ impl GroupRecord {
 }
 
 /// A keyspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyspaceRecord {
     pub(super) number: Number,
     pub(super) head: Head,
-    /// Values of earlier revisions have been compacted.
+    /// What only reads of earlier revisions could see has been compacted.
     pub(super) floor: Revision,
+    /// The chain's records up to this one may have gone.
+    pub(super) forgotten: Revision,
+    /// Keys there are.
+    pub(super) keys: u64,
+    /// Bytes of those keys and their values.
+    pub(super) bytes: u64,
+}
+
+/// A lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LeaseRecord {
+    /// How long it lasts without being kept alive, in seconds.
+    pub(super) ttl: u64,
+    /// What was left of it when that was last written down.
+    pub(super) remaining: Option<u64>,
 }
 
 /// A key's version.
@@ -45,7 +60,10 @@ pub(super) struct KeyspaceRecord {
 pub(super) struct Version<'a> {
     pub(super) create: Revision,
     pub(super) modified: Revision,
+    /// The revision that took its place; its own for a removal. A compaction up to there takes it. Zero: none has yet.
+    pub(super) until: Revision,
     pub(super) version: u64,
+    pub(super) lease: Option<LeaseId>,
     /// `None`: removed. Never so in a latest version.
     #[serde(borrow)]
     pub(super) value: Option<Raw<'a>>,
@@ -54,7 +72,13 @@ pub(super) struct Version<'a> {
 impl Version<'_> {
     pub(super) fn state(&self) -> Option<KeyState> {
         let value = Bytes::copy_from_slice(self.value?.0);
-        Some(KeyState { value, create_revision: self.create, mod_revision: self.modified, version: self.version })
+        Some(KeyState {
+            value,
+            create_revision: self.create,
+            mod_revision: self.modified,
+            version: self.version,
+            lease: self.lease,
+        })
     }
 }
 

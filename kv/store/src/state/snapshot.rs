@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_core::GroupId;
 
-use super::{Applied, State, keys, records::GroupRecord};
+use super::{Applied, State, keys, reclaim::Hold, stored_group};
 use crate::{
     StoreError,
     database::{Database, Pinned},
@@ -41,6 +41,7 @@ pub struct GroupSnapshot {
     // Declared, and so dropped, before the database that it points into.
     pinned: Pinned<'static>,
     database: Arc<Database>,
+    _holds: Vec<Hold>,
     group: GroupId,
     applied: Applied,
     /// The first key that is not in `ready` yet; `None`: all are.
@@ -57,17 +58,16 @@ impl State {
     /// Pins a group's state. Refused if nothing was ever applied.
     pub fn snapshot(&self, group: GroupId) -> Result<GroupSnapshot, StoreError> {
         let _reading = self.reading(group);
+        let holds = self.hold_all(group);
         let database = self.0.database.clone();
         let pinned = pin(&database);
-        let key = keys::group(group);
-        let stored = pinned.get(&key).map_err(|error| database.error(error))?;
-        let Some(stored) = stored else {
+        let Some(record) = stored_group(&database, &pinned, group)? else {
             return Err(StoreError::Snapshot { group, why: "there is nothing to make one of".into() });
         };
-        let record: GroupRecord = database.open_value(&key, &stored)?;
         Ok(GroupSnapshot {
             pinned,
             database,
+            _holds: holds,
             group,
             applied: record.applied(),
             next: Some(keys::group_start(group.get())),
@@ -82,7 +82,7 @@ impl State {
 
 /// Pins a database for as long as one likes.
 #[expect(unsafe_code, reason = "the binding ties a snapshot to a borrow of the database, not to a share of it")]
-fn pin(database: &Arc<Database>) -> Pinned<'static> {
+pub(super) fn pin(database: &Arc<Database>) -> Pinned<'static> {
     // SAFETY: the database lies on the heap, behind an `Arc`, and does not move. `GroupSnapshot` holds a share of that
     // `Arc` and drops it after the snapshot; it never hands out the reference.
     let forever: &'static Database = unsafe { &*Arc::as_ptr(database) };

@@ -3,9 +3,12 @@
 use kv_core::{ChainError, Digest, Fold, GroupId, Head, KeyRange, Keyspace, Revision};
 
 use super::{
-    Applied, State, keys, keyspace_name,
+    Applied, State,
+    apply::lease_content,
+    keys, keyspace_name,
     read::Reader,
-    records::{Chained, GroupRecord, KeyspaceRecord},
+    records::{Chained, KeyspaceRecord},
+    stored_group,
 };
 use crate::{StoreError, VerifyError, database::Pinned};
 
@@ -44,12 +47,8 @@ impl State {
     /// it takes, and needs no more memory than the largest commit. Blocks.
     pub fn verify(&self, group: GroupId) -> Result<Verified, VerifyError> {
         let database = self.database();
-        let pinned = self.pinned(group);
-        let key = keys::group(group);
-        let stored: GroupRecord = match pinned.get_pinned(&key).map_err(|error| database.error(error))? {
-            Some(stored) => database.open_value(&key, &stored)?,
-            None => GroupRecord::default(),
-        };
+        let (_holds, pinned) = (self.hold_all(group), self.pinned(group));
+        let stored = stored_group(database, &pinned, group)?.unwrap_or_default();
         let applied = (!stored.log_id.is_empty()).then(|| stored.applied());
         let mut verified = Verified { keyspaces: 0, records: 0, fold: Fold::default(), applied };
         let from = keys::kind_start(group, keys::KEYSPACE);
@@ -63,10 +62,29 @@ impl State {
             cursor.next();
         }
         database.ended(&cursor)?;
+        self.fold_beside(group, &pinned, &mut verified.fold)?;
         if verified.fold != stored.fold {
             return Err(VerifyError::Fold { group });
         }
         Ok(verified)
+    }
+
+    /// Adds leases and records beside the keys.
+    fn fold_beside(&self, group: GroupId, pinned: &Pinned<'_>, fold: &mut Fold) -> Result<(), StoreError> {
+        let database = self.database();
+        for kind in [keys::LEASE, keys::BESIDE] {
+            let (from, to) = (keys::kind_start(group, kind), keys::kind_start(group, kind + 1));
+            let mut cursor = database.cursor(Some(pinned), &from, to);
+            while let Some((key, stored)) = cursor.item() {
+                match kind {
+                    keys::LEASE => fold.toggle_record(&key[2..], &lease_content(&database.open_value(key, stored)?)),
+                    _ => fold.toggle_record(&key[2..], database.open_bytes(key, stored)?),
+                }
+                cursor.next();
+            }
+            database.ended(&cursor)?;
+        }
+        Ok(())
     }
 
     /// Returns how many records there are.
@@ -81,11 +99,16 @@ impl State {
         let reader = Reader { database, group, number: known.number, pinned: Some(pinned) };
         let unlike = || VerifyError::Keys { keyspace: keyspace.clone() };
         let (mut head, mut pairs, mut records) = (Head::default(), Pairs::default(), 0);
-        let from = keys::chain(group, known.number, head.revision);
+        let from = keys::chain(group, known.number, known.forgotten);
         let end = keys::behind(from[..keys::NUMBERED_BYTES].to_vec());
         let mut cursor = database.cursor(Some(pinned), &from, end);
         while let Some((key, stored)) = cursor.item() {
             let chained: Chained<'_> = database.open_value(key, stored)?;
+            if records == 0 && known.forgotten > Revision::ZERO {
+                // What came before has gone; what is left of it is the hash that this record names.
+                let revision = Revision::new(known.forgotten.get() - 1);
+                head = Head { revision, hash: chained.record.previous, at: chained.record.at };
+            }
             head = head.step(keyspace, &chained.record)?;
             if head.revision > known.floor {
                 let changes = reader.changes(head.revision, &chained.keys)?;

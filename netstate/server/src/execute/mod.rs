@@ -126,7 +126,7 @@ impl From<CommitError> for ExecuteError {
             CommitError::Overloaded { .. } | CommitError::DiskFull { .. } | CommitError::TooLarge { .. } => {
                 ExecuteError::Exhausted { message: error.to_string() }
             }
-            CommitError::KeyTwice { .. } | CommitError::OutOfService { .. } => {
+            CommitError::KeyTwice { .. } | CommitError::Refused(_) | CommitError::OutOfService { .. } => {
                 ExecuteError::Unavailable { message: error.to_string() }
             }
         }

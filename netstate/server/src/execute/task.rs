@@ -205,8 +205,8 @@ pub(crate) fn records(changes: &Changes) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
 
 fn operations(changes: &Changes) -> Vec<Operation> {
     let operation = |(key, value): (Vec<u8>, Option<Vec<u8>>)| match value {
-        Some(value) => Operation::Put { key: key.into(), value: value.into() },
-        None => Operation::Delete { range: KeyRange::Key(Bytes::from(key)) },
+        Some(value) => Operation::put(key, value),
+        None => Operation::delete(KeyRange::Key(Bytes::from(key))),
     };
     records(changes).into_iter().map(operation).collect()
 }

@@ -102,8 +102,11 @@ impl World {
             Home::Network(id) => id.get(),
         };
         let head = self.heads.entry(slot).or_default();
-        let change =
-            |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change { key: key.into(), value: value.map(Into::into) };
+        let change = |(key, value): (Vec<u8>, Option<Vec<u8>>)| Change {
+            key: key.into(),
+            value: value.map(Into::into),
+            lease: None,
+        };
         let commit = Commit {
             keyspace: keyspace.clone(),
             base: head.revision,
@@ -113,10 +116,11 @@ impl World {
             request: None,
             succeeded: true,
             changes: records(changes).into_iter().map(change).collect(),
+            effects: Vec::new(),
         };
         let record = ChainRecord::follow(head, &commit);
         *head = record.head(&keyspace);
-        let applied = AppliedCommit { keyspace: &keyspace, record: &record, changes: &commit.changes };
+        let applied = AppliedCommit { keyspace: &keyspace, record: &record, changes: &commit.changes, written: &[] };
         self.view.applied(GroupId::new(0), &[applied]);
     }
 

@@ -118,7 +118,14 @@ fn keys_and_heads_that_no_record_made_are_found() {
     for forged in [keys::latest(G0, NUMBER_OF_A, b"forged"), keys::earlier(G0, NUMBER_OF_A, b"forged", five)] {
         let dir = edited(&keys::latest(G0, NUMBER_OF_A, b"\0"), Some);
         let raw = DB::open_default(dir.path().join("state")).unwrap();
-        let version = Version { create: five, modified: five, version: 1, value: Some(Raw(b"v")) };
+        let version = Version {
+            create: five,
+            modified: five,
+            until: Revision::ZERO,
+            version: 1,
+            lease: None,
+            value: Some(Raw(b"v")),
+        };
         raw.put(&forged, seal_value_into(&forged, &version, Vec::new())).unwrap();
         drop(raw);
         let error = open(dir.path()).state().verify(G0).unwrap_err();

@@ -28,7 +28,13 @@ fn write_history(dir: &Path) -> Vec<Bytes> {
     apply(store.state(), G0, 1, vec![with_request(commit("k", 0, &[(b"a\0b", Some(b"1"))]), 7)]);
     apply(store.state(), G0, 2, vec![commit("k", 1, &[(b"a\0b", Some(b"2")), (b"c", Some(b"3"))])]);
     apply(store.state(), G0, 3, vec![commit("k", 2, &[(b"c", None)])]);
-    let entry = crate::EntryToApply { index: 4, log_id: log_id(4), membership: Some("members".into()), batch: None };
+    let lease = kv_core::LeaseId::new(0x1234).unwrap();
+    let granted = kv_core::Effect::Grant { lease, ttl: 60 };
+    let beside = kv_core::Effect::Record { key: "beside".into(), value: Some("value".into()) };
+    let attached = kv_core::Change { lease: Some(lease), ..kv_core::Change::put("leased", "4") };
+    let leased = kv_core::Commit { changes: vec![attached], effects: vec![granted, beside], ..commit("l", 0, &[]) };
+    apply(store.state(), G0, 4, vec![leased]);
+    let entry = crate::EntryToApply { index: 5, log_id: log_id(5), membership: Some("members".into()), batch: None };
     store.state().apply(G0, &[entry]).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let log = store.log();
@@ -98,22 +104,27 @@ fn what_is_written_is_format_1() {
     }
     assert_eq!(records, fs::read_to_string(RECORDS).unwrap());
     assert_eq!(identity, fs::read(IDENTITY_FILE).unwrap());
-    for kind in 0..=6 {
+    for kind in 0..=9 {
         assert!(fixture().iter().any(|(of, key, _)| of == "state" && key[2] == kind), "no record of kind {kind}");
     }
 }
 
 fn check_state(store: &Store) {
     let (state, name) = (store.state(), keyspace("k"));
-    assert_eq!(state.verify(G0).unwrap().records, 3);
+    assert_eq!(state.verify(G0).unwrap().records, 4);
     let applied = state.applied(G0).unwrap().unwrap();
-    assert_eq!((applied.log_id, applied.membership), (log_id(4), Some("members".into())));
+    assert_eq!((applied.log_id, applied.membership), (log_id(5), Some("members".into())));
     for (at, key, value) in [(1, "a\0b", Some("1")), (2, "a\0b", Some("2")), (2, "c", Some("3")), (3, "c", None)] {
         let found = state.get(G0, &name, key.as_bytes(), Some(Revision::new(at))).unwrap();
         assert_eq!(found.map(|found| found.value), value.map(Bytes::from), "{key} at {at}");
     }
     assert_eq!(state.range(G0, &name, &KeyRange::All, None, 10).unwrap().kvs.len(), 1);
     assert!(state.outcome(G0, &name, &RequestId::new([7; 16])).unwrap().is_some());
+    let leased = keyspace("l");
+    let lease = kv_core::LeaseId::new(0x1234).unwrap();
+    assert_eq!(state.lease(G0, &leased, lease).unwrap().ttl, 60);
+    assert_eq!(state.attached(G0, &leased, lease, 9).unwrap(), ["leased"]);
+    assert_eq!(state.beside(G0, &leased, b"beside").unwrap(), Some("value".into()));
 }
 
 #[test]
@@ -169,7 +180,7 @@ fn format_99_is_refused_by_name() {
             ("raft-log", _) => store.log().read(G0, 3, 6, 1000).map(drop),
             (_, keys::REQUEST) => state.outcome(G0, &name, &RequestId::new([7; 16])).map(drop),
             // Only a snapshot looks into these: of an expiry and of a removal's place the key says it all.
-            (_, keys::EXPIRY) => state.snapshot(G0).unwrap().next_chunk(1 << 20).map(drop),
+            (_, keys::EXPIRY | keys::ATTACHED) => state.snapshot(G0).unwrap().next_chunk(1 << 20).map(drop),
             _ => match state.verify(G0) {
                 Err(crate::VerifyError::Store(error)) => Err(error),
                 other => panic!("{other:?}"),

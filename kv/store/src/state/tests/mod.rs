@@ -1,7 +1,10 @@
 mod apply;
+mod compaction;
 mod concurrent;
+mod counts;
 mod crash;
 mod damage;
 mod fixture;
+mod leases;
 mod model;
 mod snapshot;

@@ -46,6 +46,7 @@ fn states(commits: &Commits) -> Vec<Keys> {
                         create_revision: before.map_or(Revision::new(revision), |before| before.create_revision),
                         mod_revision: Revision::new(revision),
                         version: before.map_or(0, |before| before.version) + 1,
+                        lease: None,
                     };
                     state.insert(key.clone(), next);
                 }
@@ -118,7 +119,7 @@ proptest! {
                 prop_assert_eq!(found.record.revision, after);
                 let committed = &commits[after.get() as usize - 1];
                 let change = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| {
-                    Change { key: key.clone().into(), value: value.clone().map(Bytes::from) }
+                    Change { key: key.clone().into(), value: value.clone().map(Bytes::from), lease: None }
                 };
                 prop_assert_eq!(found.changes, Some(committed.iter().map(change).collect::<Vec<_>>()));
             }
