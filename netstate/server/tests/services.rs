@@ -47,6 +47,8 @@ impl Cluster {
             },
             listen_client: at(23790 + n * 100),
             listen_http: at(0),
+            etcd: kv_etcd::Config::new(kv_core::Keyspace::new("default").unwrap()),
+            listen_etcd: Vec::new(),
         };
         let mut servers = Vec::new();
         for n in 1..=size {
@@ -222,6 +224,29 @@ async fn a_repeated_request_gets_the_first_answer_from_any_server() {
     other.origin.as_mut().unwrap().request_id = "not a uuid".into();
     let refused = cluster.client.open_connection(other).await.unwrap_err();
     assert!(matches!(&refused, ClientError::Refused { message, .. } if message.contains("UUID")), "{refused}");
+}
+
+/// A server that dies leaves its request under way with the leader, and the client asks another one: both are decided in
+/// one batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_repeated_while_the_first_is_under_way_gets_its_answer() {
+    let cluster = Cluster::start(1).await;
+    cluster.network("web", "10.1.0.0/16").await;
+    cluster.host("host-a", "192.0.2.1").await;
+    let attach = |name: String, request_id: String| {
+        let origin = Some(pb::Origin { actor: "ann".into(), reason: String::new(), request_id });
+        cluster.client.attach(pb::AttachRequest { origin, endpoints: vec![item("web", &name, "host-a")] })
+    };
+    for round in 0..20 {
+        let other = attach(format!("other-{round}"), uuid::Uuid::now_v7().to_string());
+        let request_id = uuid::Uuid::now_v7().to_string();
+        let same = (0..16).map(|_| attach(format!("same-{round}"), request_id.clone()));
+        let (other, same) = tokio::join!(other, futures::future::try_join_all(same));
+        assert_eq!(other.unwrap().results[0].refusal, None);
+        let same = same.unwrap();
+        assert_eq!(same[0].results[0].refusal, None);
+        assert!(same.iter().all(|answer| *answer == same[0]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

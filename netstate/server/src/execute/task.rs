@@ -75,10 +75,17 @@ async fn batch(inner: &Inner, home: Home, waiting: &mut VecDeque<Job>) {
             (Working::Network(now.state), now.revision)
         }
     };
-    let (mut decided, mut txns, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, base);
+    let (mut decided, mut txns, mut bytes, mut next) = (Vec::<Decided>::new(), Vec::new(), 0, base);
+    // What would be answered on the word of commands not committed yet, a refusal or the same request once more, is
+    // decided when they are.
+    let mut deferred = Vec::new();
     while bytes < BATCH_BYTES
         && let Some(job) = waiting.pop_front()
     {
+        if decided.iter().any(|earlier| earlier.job.asked.request == job.asked.request) {
+            deferred.push(job);
+            continue;
+        }
         match inner.node.recorded(&keyspace, &job.asked.request) {
             Ok(Some(first)) => {
                 answer_repeated(inner, home, job, first.revision);
@@ -92,6 +99,8 @@ async fn batch(inner: &Inner, home: Home, waiting: &mut VecDeque<Job>) {
         }
         let now = inner.clock.now();
         match decide(&working, &job, now) {
+            Err(_) if !decided.is_empty() => deferred.push(job),
+            Ok(changes) if changes.is_empty() && !decided.is_empty() => deferred.push(job),
             Err(refusal) => answer(job, Err(ExecuteError::from(&refusal))),
             Ok(changes) if changes.is_empty() => answer(job, Ok(Done { revision: next, changes })),
             Ok(changes) => {
@@ -119,6 +128,7 @@ async fn batch(inner: &Inner, home: Home, waiting: &mut VecDeque<Job>) {
     }
     match inner.node.txns_here(&keyspace, txns).await {
         Ok(outcomes) => {
+            deferred.into_iter().rev().for_each(|job| waiting.push_front(job));
             // Decided against what somebody else has changed meanwhile: again, before what came later.
             for (decided, outcome) in decided.into_iter().zip(outcomes).rev() {
                 match outcome {
@@ -132,7 +142,8 @@ async fn batch(inner: &Inner, home: Home, waiting: &mut VecDeque<Job>) {
         }
         Err(error) => {
             let error = ExecuteError::from(error);
-            decided.into_iter().for_each(|decided| answer(decided.job, Err(error.clone())));
+            let jobs = decided.into_iter().map(|decided| decided.job).chain(deferred);
+            jobs.for_each(|job| answer(job, Err(error.clone())));
         }
     }
 }
