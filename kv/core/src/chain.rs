@@ -7,12 +7,12 @@
 //!            and over their leases and records beside the keys of H("record beside the keys", place, content)
 //! ```
 //!
-//! H is BLAKE3 in key-derivation mode, with the quoted words as context; every field is preceded by its length, so that
+//! H is BLAKE3 keyed with the hash of the quoted words (`netstate … v1`); every field is preceded by its length, so that
 //! no two different records have the same encoding.
 //!
 //! Must hold: two replicas with the same fold at the same log index have the same history in every keyspace.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,9 +90,23 @@ pub enum ChainError {
 /// Hashes length-prefixed fields under a context.
 struct Hasher(blake3::Hasher);
 
+/// The key of a context: BLAKE3 of its name. Worked out once for all the hashes made under it.
+struct Context(LazyLock<[u8; 32]>);
+
+impl Context {
+    const fn new(hash: fn() -> [u8; 32]) -> Self {
+        Context(LazyLock::new(hash))
+    }
+}
+
+static CHANGES: Context = Context::new(|| *blake3::hash(b"netstate changes v1").as_bytes());
+static RECORD: Context = Context::new(|| *blake3::hash(b"netstate record v1").as_bytes());
+static HEAD: Context = Context::new(|| *blake3::hash(b"netstate head v1").as_bytes());
+static BESIDE: Context = Context::new(|| *blake3::hash(b"netstate record beside the keys v1").as_bytes());
+
 impl Hasher {
-    fn new(context: &str) -> Self {
-        Hasher(blake3::Hasher::new_derive_key(context))
+    fn new(context: &Context) -> Self {
+        Hasher(blake3::Hasher::new_keyed(&context.0))
     }
 
     fn number(mut self, number: u64) -> Self {
@@ -114,7 +128,7 @@ impl Hasher {
 impl Digest {
     /// Of a commit's changes, in their order.
     pub fn of(changes: &[Change]) -> Self {
-        let hasher = Hasher::new("netstate changes v1").number(changes.len() as u64);
+        let hasher = Hasher::new(&CHANGES).number(changes.len() as u64);
         let hasher = changes.iter().fold(hasher, |hasher, change| {
             let hasher = hasher.bytes(&change.key);
             match (&change.value, change.lease) {
@@ -149,7 +163,7 @@ impl ChainRecord {
     /// The record's hash.
     pub fn hash(&self, keyspace: &Keyspace) -> Digest {
         let request = self.request.map(RequestId::get);
-        let hasher = Hasher::new("netstate record v1")
+        let hasher = Hasher::new(&RECORD)
             .bytes(keyspace.as_str().as_bytes())
             .number(self.revision.get())
             .number(self.at.micros().cast_unsigned())
@@ -193,10 +207,8 @@ impl Fold {
         if head.revision == Revision::ZERO {
             return;
         }
-        let hasher = Hasher::new("netstate head v1")
-            .bytes(keyspace.as_str().as_bytes())
-            .number(head.revision.get())
-            .bytes(&head.hash.0);
+        let hasher =
+            Hasher::new(&HEAD).bytes(keyspace.as_str().as_bytes()).number(head.revision.get()).bytes(&head.hash.0);
         for (byte, with) in self.0.iter_mut().zip(hasher.finish()) {
             *byte ^= with;
         }
@@ -204,7 +216,7 @@ impl Fold {
 
     /// Adds something that a keyspace has beside its keys, or takes it out again: its place and its content.
     pub fn toggle_record(&mut self, place: &[u8], content: &[u8]) {
-        let hasher = Hasher::new("netstate record beside the keys v1").bytes(place).bytes(content);
+        let hasher = Hasher::new(&BESIDE).bytes(place).bytes(content);
         for (byte, with) in self.0.iter_mut().zip(hasher.finish()) {
             *byte ^= with;
         }

@@ -94,6 +94,8 @@ struct Work<'a> {
     before: &'a Cache,
     record: GroupRecord,
     keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
+    /// Of the keyspaces changed by the current entry: where they were before it.
+    heads: HashMap<Keyspace, Head>,
     versions: HashMap<(Number, Bytes), Option<KeyState>>,
     /// Leases changed in this call; `None`: ended.
     leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
@@ -154,6 +156,7 @@ impl<'a> Work<'a> {
             before,
             record: before.record.clone().unwrap_or_default(),
             keyspaces: BTreeMap::new(),
+            heads: HashMap::new(),
             versions: HashMap::new(),
             leases: HashMap::new(),
             beside: HashMap::new(),
@@ -177,10 +180,15 @@ impl<'a> Work<'a> {
             return Err(StoreError::OutOfOrder { group: self.group, expected, found: entry.index });
         }
         let (mut outcomes, mut commits) = (Vec::new(), Vec::new());
+        self.heads.clear();
         for (at, commit) in entry.batch.iter().flat_map(|batch| &batch.commits).enumerate() {
             let (outcome, made) = self.commit(commit)?;
             outcomes.push(outcome);
             commits.extend(made.map(|(record, written)| AppliedCommit { commit: at, record, written }));
+        }
+        for (keyspace, before) in self.heads.drain() {
+            let after = self.keyspaces.get(&keyspace).map_or(before, |known| known.head);
+            self.record.fold.replace(&keyspace, &before, &after);
         }
         self.record.index = entry.index;
         self.record.log_id = entry.log_id.clone();
@@ -213,7 +221,7 @@ impl<'a> Work<'a> {
             let record = ChainRecord::follow(&head, commit);
             let written = self.revise(&mut keyspace, &record, &commit.changes)?;
             keyspace.head = record.head(&commit.keyspace);
-            self.record.fold.replace(&commit.keyspace, &head, &keyspace.head);
+            self.heads.entry(commit.keyspace.clone()).or_insert(head);
             made = Some((record, written));
         }
         for effect in &commit.effects {
