@@ -6,6 +6,7 @@
 //! Left to others: doing the reading (the caller passes the flags, a way to ask for variables, and the file's text), so that
 //! all of it can be tested as text in, text out.
 
+mod etcd;
 mod source;
 
 use std::{fmt, io, net::SocketAddr, path::Path};
@@ -23,9 +24,13 @@ pub(crate) const LISTEN_HTTP: &str = "listen-http";
 pub(crate) const INITIAL_CLUSTER: &str = "initial-cluster";
 pub(crate) const GROUPS: &str = "groups";
 pub(crate) const DISK_RESERVE: &str = "disk-reserve";
+pub(crate) const ETCD_LISTEN: &str = "etcd-listen";
+pub(crate) const ETCD_QUOTA: &str = "etcd-quota";
+pub(crate) const ETCD_AUTO_COMPACTION: &str = "etcd-auto-compaction";
+pub(crate) const ETCD_AUTH_TOKEN: &str = "etcd-auth-token";
 
 /// Every setting with what it is unless it is given. None: derived from the others.
-const SETTINGS: [(&str, Option<&str>); 8] = [
+const SETTINGS: [(&str, Option<&str>); 12] = [
     (NAME, Some("n1")),
     (DATA_DIR, Some("./netstate-data")),
     (LISTEN_CLIENT, Some("127.0.0.1:2379")),
@@ -34,6 +39,10 @@ const SETTINGS: [(&str, Option<&str>); 8] = [
     (INITIAL_CLUSTER, None),
     (GROUPS, None),
     (DISK_RESERVE, None),
+    (ETCD_LISTEN, None),
+    (ETCD_QUOTA, None),
+    (ETCD_AUTO_COMPACTION, Some("off")),
+    (ETCD_AUTH_TOKEN, Some("simple")),
 ];
 
 /// Everything that is wrong with a configuration.
@@ -92,6 +101,7 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
     if data_dir.is_empty() {
         mistakes.push(format!("{}: no folder; give a path", settings.source(DATA_DIR)));
     }
+    let (etcd, listen_etcd) = etcd::read(settings, mistakes);
     let initial_cluster = members(settings, &name, mistakes)?;
     let node = Config {
         name,
@@ -111,7 +121,7 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
         };
         mistakes.push(format!("{}: {mistake}", settings.source(key)));
     }
-    Some(ServerConfig { node, listen_client: listen_client?, listen_http: listen_http? })
+    Some(ServerConfig { node, listen_client: listen_client?, listen_http: listen_http?, etcd, listen_etcd })
 }
 
 fn address(settings: &Settings, key: &'static str, mistakes: &mut Vec<String>) -> Option<SocketAddr> {
@@ -231,7 +241,7 @@ mod tests {
             file,
         );
         let expected = "the configuration has 8 mistakes:
-  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, groups, disk-reserve
+  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token
   s.toml, listen-http: has to be a text in quotes
   s.toml, listen-client: \"nowhere\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
   variable NETSTATE_LISTEN_PEER: \"127.0.0.1\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use kv_core::Keyspace;
 use kv_node::{Clock, Node, SystemClock};
 use netstate_proto::v1::{
     self as pb, connections_server::ConnectionsServer, endpoints_server::EndpointsServer, hosts_server::HostsServer,
@@ -47,6 +48,10 @@ pub struct ServerConfig {
     pub listen_client: SocketAddr,
     /// Where it listens for HTTP.
     pub listen_http: SocketAddr,
+    /// How the etcd v3 API is served, on the client port and on `listen_etcd`.
+    pub etcd: kv_etcd::Config,
+    /// Further ports for that API, each for requests to a keyspace of its own.
+    pub listen_etcd: Vec<(SocketAddr, Keyspace)>,
 }
 
 /// Why a server did not start.
@@ -111,8 +116,14 @@ impl Server {
         let stop = CancellationToken::new();
         tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
         tokio::spawn(http::serve(http_listener, node.clone(), own.clone(), stop.clone()));
+        let etcd = kv_etcd::Services::new(node.clone(), config.etcd, stop.clone());
+        for (address, keyspace) in config.listen_etcd {
+            let (listener, _) = listen("clients of etcd", address).await?;
+            let routes = etcd.for_keyspace(keyspace).add_to(reflection()?);
+            tokio::spawn(transport(listener, routes, stop.clone()));
+        }
         let services = Services { node: node.clone(), view, executor, hub, clock, own, stop: stop.clone() };
-        let serving = tokio::spawn(serve(client_listener, services, stop.clone(), reflection()?));
+        let serving = tokio::spawn(serve(client_listener, services, stop.clone(), etcd.add_to(reflection()?)));
         Ok(Server { node, stop, client, http, serving })
     }
 
@@ -143,6 +154,7 @@ impl Server {
 fn reflection() -> Result<Routes, StartError> {
     let service = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(etcd_proto::DESCRIPTORS)
         .build_v1()
         .map_err(|error| StartError::Reflection(error.into()))?;
     Ok(Routes::new(service))
@@ -158,6 +170,11 @@ async fn serve(listener: TcpListener, services: Services, stop: CancellationToke
         .add_service(ConnectionsServer::new(services.clone()))
         .add_service(HostsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
         .add_service(QueriesServer::new(services));
+    transport(listener, routes, stop).await;
+}
+
+/// Serves on one port until `stop`.
+async fn transport(listener: TcpListener, routes: Routes, stop: CancellationToken) {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Transport::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))

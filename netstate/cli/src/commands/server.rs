@@ -43,6 +43,18 @@ pub(crate) struct Args {
     /// MiB left free on the disk: with less, writes are refused [default: 128]
     #[arg(long, value_name = "MIB")]
     disk_reserve: Option<String>,
+    /// Further ports for clients of etcd, each with the keyspace that they use; on the client port that is "default"
+    #[arg(long, value_name = "IP:PORT=KEYSPACE,…")]
+    etcd_listen: Option<String>,
+    /// MiB of keys and values that a keyspace may hold: with more, its clients' writes are refused [default: any]
+    #[arg(long, value_name = "MIB")]
+    etcd_quota: Option<String>,
+    /// What of a keyspace's history is compacted by itself: an age (1h), a number of revisions to keep, or off [default: off]
+    #[arg(long, value_name = "POLICY")]
+    etcd_auto_compaction: Option<String>,
+    /// How clients of etcd prove who they are: simple, or jwt,… with etcd's options [default: simple]
+    #[arg(long, value_name = "SPEC")]
+    etcd_auth_token: Option<String>,
     /// File with any of these options, in TOML
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -59,6 +71,10 @@ impl Args {
             (settings::INITIAL_CLUSTER, self.initial_cluster),
             (settings::GROUPS, self.groups),
             (settings::DISK_RESERVE, self.disk_reserve),
+            (settings::ETCD_LISTEN, self.etcd_listen),
+            (settings::ETCD_QUOTA, self.etcd_quota),
+            (settings::ETCD_AUTO_COMPACTION, self.etcd_auto_compaction),
+            (settings::ETCD_AUTH_TOKEN, self.etcd_auth_token),
         ];
         flags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }

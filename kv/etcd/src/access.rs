@@ -1,0 +1,247 @@
+//! Which keyspace a request addresses, who sends it, and whether they may.
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use etcd_proto::etcdserverpb as pb;
+use kv_auth::{AuthError, AuthState, Credentials, Identity};
+use kv_core::{Keyspace, LeaseId, Revision};
+use kv_node::Node;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use crate::{Config, status, wire};
+
+/// The metadata key that names a keyspace other than the listener's own.
+const KEYSPACE: &str = "netstate-keyspace";
+
+/// Passwords hashed at a time: each takes some 20 MiB and a core.
+const HASHED_AT_ONCE: usize = 2;
+
+/// What all services share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shared(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) node: Node,
+    pub(crate) config: Config,
+    pub(crate) hubs: crate::watch::Hubs,
+    states: Mutex<HashMap<Keyspace, Known>>,
+    hashing: Semaphore,
+}
+
+/// A keyspace's users and roles as they were when their records were read last.
+struct Known {
+    settings: Option<Bytes>,
+    state: Arc<AuthState>,
+}
+
+/// A request that has been let in: its keyspace, and who sent it.
+pub(crate) struct Caller {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) auth: Arc<AuthState>,
+    pub(crate) identity: Option<Identity>,
+    own: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(node: Node, config: Config) -> Self {
+        let hubs = crate::watch::Hubs::new(node.clone(), config.progress);
+        Shared(Arc::new(Inner {
+            node,
+            config,
+            hubs,
+            states: Mutex::default(),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
+        }))
+    }
+
+    /// The same node, with other answers to where requests go.
+    pub(crate) fn with(&self, config: Config) -> Self {
+        let (node, hubs) = (self.0.node.clone(), self.0.hubs.clone());
+        Shared(Arc::new(Inner {
+            node,
+            config,
+            hubs,
+            states: Mutex::default(),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
+        }))
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The header of a response that is true of this revision.
+    pub(crate) fn header(&self, keyspace: &Keyspace, at: Revision) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader { revision: wire::revision(at), ..self.plain_header(keyspace) })
+    }
+
+    /// The header of a response that has to do with no revision.
+    pub(crate) fn plain_header(&self, keyspace: &Keyspace) -> pb::ResponseHeader {
+        let node = self.node();
+        let id = node.cluster().get();
+        pb::ResponseHeader {
+            cluster_id: id.first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head)),
+            member_id: node.id().get(),
+            revision: 0,
+            raft_term: node.term(node.group_of(keyspace)),
+        }
+    }
+
+    /// The header of a response that is true of what the local replica has.
+    pub(crate) fn header_now(&self, keyspace: &Keyspace) -> Option<pb::ResponseHeader> {
+        self.header(keyspace, self.node().head(keyspace).revision)
+    }
+
+    /// Lets a request in.
+    pub(crate) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        self.caller_of(request.metadata())
+    }
+
+    pub(crate) fn caller_of(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let keyspace = self.keyspace(metadata)?;
+        let own = keyspace.as_str().starts_with(&self.config().own_prefix);
+        // The store's own keyspaces have no users: the administrators are those of the listener's keyspace.
+        let auth = self.auth(if own { &self.config().keyspace } else { &keyspace })?;
+        let token = ["token", "authorization"].iter().find_map(|name| metadata.get(*name));
+        let token = token.map(|value| value.to_str().map_err(|_| AuthError::InvalidToken)).transpose()?;
+        let credentials = Credentials { token, certificate_name: None };
+        let identity = auth.identify(credentials, &self.config().tokens, SystemTime::now())?;
+        Ok(Caller { keyspace, auth, identity, own })
+    }
+
+    /// The keyspace that a request names, or the listener's own.
+    pub(crate) fn keyspace(&self, metadata: &MetadataMap) -> Result<Keyspace, Status> {
+        let Some(named) = metadata.get(KEYSPACE) else { return Ok(self.config().keyspace.clone()) };
+        let name = named.to_str().map_err(|_| Status::invalid_argument("the keyspace's name is not text"))?;
+        Keyspace::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
+    }
+
+    /// The keys attached to a lease, in the local replica.
+    pub(crate) fn attached(&self, keyspace: &Keyspace, lease: LeaseId) -> Result<Vec<Bytes>, Status> {
+        self.node().lease_keys(keyspace, lease).map_err(|error| status::read(&error))
+    }
+
+    /// Runs what hashes a password beside the requests that are under way.
+    pub(crate) async fn slowly<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let _turn = self.0.hashing.acquire().await.map_err(|_| status::stopped())?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| status::stopped())
+    }
+
+    /// A keyspace's users and roles, as the local replica has them.
+    pub(crate) fn auth(&self, keyspace: &Keyspace) -> Result<Arc<AuthState>, Status> {
+        let node = self.node();
+        let read = |error: kv_node::ReadError| status::read(&error);
+        // Every change of users and roles changes the settings' record.
+        let settings = node.beside(keyspace, kv_auth::SETTINGS_RECORD).map_err(read)?;
+        let mut states = self.0.states.lock();
+        if let Some(known) = states.get(keyspace).filter(|known| known.settings == settings) {
+            return Ok(known.state.clone());
+        }
+        let records = node.all_beside(keyspace, kv_auth::RECORDS).map_err(read)?;
+        let plain = records.iter().map(|(key, value)| (&key[..], &value[..]));
+        let state = AuthState::load(plain).map_err(|error| {
+            tracing::error!(%keyspace, %error, "users and roles cannot be read");
+            status::corrupt()
+        })?;
+        let state = Arc::new(state);
+        states.insert(keyspace.clone(), Known { settings, state: state.clone() });
+        Ok(state)
+    }
+}
+
+/// Finds the keys attached to a lease.
+pub(crate) type Attached<'a> = &'a dyn Fn(LeaseId) -> Result<Vec<Bytes>, Status>;
+
+impl Caller {
+    pub(crate) fn who(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// What the record of a write says about who made it.
+    pub(crate) fn actor(&self) -> String {
+        self.who().map_or_else(String::new, |who| who.user().to_string())
+    }
+
+    pub(crate) fn may_range(&self, key: &[u8], end: &[u8]) -> Result<(), Status> {
+        self.own_readable()?;
+        Ok(self.auth.check_range(self.who(), key, end)?)
+    }
+
+    pub(crate) fn may_watch(&self, request: &pb::WatchCreateRequest) -> Result<(), Status> {
+        self.own_readable()?;
+        Ok(self.auth.check_watch(self.who(), request)?)
+    }
+
+    /// Whether it may put a key, and attach it to a lease with the keys that `attached` finds.
+    pub(crate) fn may_put(&self, request: &pb::PutRequest, attached: Attached<'_>) -> Result<(), Status> {
+        self.writable()?;
+        self.auth.check_put(self.who(), request)?;
+        self.may_attach(&[request.lease], attached)
+    }
+
+    pub(crate) fn may_delete(&self, request: &pb::DeleteRangeRequest) -> Result<(), Status> {
+        self.writable()?;
+        Ok(self.auth.check_delete(self.who(), request)?)
+    }
+
+    pub(crate) fn may_txn(&self, request: &pb::TxnRequest, writes: bool, attached: Attached<'_>) -> Result<(), Status> {
+        if writes {
+            self.writable()?;
+        } else {
+            self.own_readable()?;
+        }
+        self.auth.check_txn(self.who(), request)?;
+        if !self.auth.enabled() {
+            return Ok(());
+        }
+        self.may_attach(&kv_auth::leases_put(request), attached)
+    }
+
+    /// Who attaches a key to a lease may later end it, and with it the keys that it has.
+    fn may_attach(&self, leases: &[i64], attached: Attached<'_>) -> Result<(), Status> {
+        if !self.auth.enabled() {
+            return Ok(());
+        }
+        for lease in leases.iter().filter_map(|lease| LeaseId::new(*lease)) {
+            self.auth.check_lease_write(self.who(), attached(lease)?)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn may_administrate(&self) -> Result<(), Status> {
+        Ok(self.auth.check_admin(self.who())?)
+    }
+
+    /// Whether it may end a lease with these keys.
+    pub(crate) fn may_revoke(&self, keys: &[Bytes]) -> Result<(), Status> {
+        Ok(self.auth.check_lease_write(self.who(), keys)?)
+    }
+
+    /// Whether it may be told that a lease has these keys.
+    pub(crate) fn may_list(&self, keys: &[Bytes]) -> Result<(), Status> {
+        Ok(self.auth.check_lease_read(self.who(), keys)?)
+    }
+
+    pub(crate) fn writable(&self) -> Result<(), Status> {
+        if self.own { Err(status::own_keyspace(self.keyspace.as_str())) } else { Ok(()) }
+    }
+
+    fn own_readable(&self) -> Result<(), Status> {
+        if self.own { self.may_administrate() } else { Ok(()) }
+    }
+}
+
+/// A lease's id, or the refusal of zero.
+pub(crate) fn lease_id(raw: i64) -> Result<LeaseId, Status> {
+    LeaseId::new(raw).ok_or_else(status::lease_not_found)
+}

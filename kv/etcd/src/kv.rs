@@ -1,0 +1,247 @@
+//! The KV service: reads, writes, transactions, compaction.
+
+use std::time::Duration;
+
+use etcd_proto::etcdserverpb::{self as pb, kv_server::Kv};
+use futures::stream::BoxStream;
+use kv_core::{Answered, Done, Effect, KeyRange, Keyspace, Operation, Outcome, Query, Revision, Txn};
+use kv_node::Consistency;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::{access::Shared, status, wire};
+
+/// Keys of one part of a streamed range, and how many parts wait for a slow reader.
+const PART_KEYS: usize = 1000;
+const PARTS: usize = 2;
+
+/// How long a compaction that is to free the space before it is answered may take.
+const PHYSICAL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The KV service.
+#[derive(Clone)]
+pub(crate) struct KvService(pub(crate) Shared);
+
+impl KvService {
+    fn too_large(&self, request: &impl Message) -> Result<(), Status> {
+        if request.encoded_len() > self.0.config().request_bytes {
+            return Err(status::request_too_large());
+        }
+        Ok(())
+    }
+
+    /// Writes are refused once a keyspace is as large as it may be; deletes never are.
+    fn room(&self, keyspace: &Keyspace) -> Result<(), Status> {
+        let config = self.0.config();
+        if config.quota_bytes < u64::MAX && self.0.node().usage(keyspace).bytes >= config.quota_bytes {
+            return Err(status::no_space());
+        }
+        Ok(())
+    }
+
+    async fn transact(&self, keyspace: &Keyspace, txn: Txn) -> Result<(Answered, Revision), Status> {
+        let mut answers = self.0.node().transact(keyspace, vec![txn]).await.map_err(|error| status::commit(&error))?;
+        let answered = answers.pop().ok_or_else(status::timeout)?;
+        match answered.outcome {
+            Outcome::Applied(done) | Outcome::Repeated(done) => Ok((answered, done.revision)),
+            Outcome::Stale { .. } => Err(status::timeout()),
+        }
+    }
+
+    async fn one(&self, keyspace: &Keyspace, operation: Operation, actor: String) -> Result<(Done, Revision), Status> {
+        let txn = Txn { then: vec![operation], actor, ..Txn::default() };
+        let (mut answered, revision) = self.transact(keyspace, txn).await?;
+        Ok((answered.done.pop().ok_or_else(status::timeout)?, revision))
+    }
+}
+
+fn consistency(serializable: bool) -> Consistency {
+    if serializable { Consistency::Serializable } else { Consistency::Linearizable }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        let query = wire::query(&request)?;
+        caller.may_range(&request.key, &request.range_end)?;
+        let read = self.0.node().query(&caller.keyspace, &query, consistency(request.serializable)).await;
+        let mut found = read.map_err(|error| status::read(&error))?;
+        if query.at.is_some() {
+            found.revision = self.0.node().head(&caller.keyspace).revision;
+        }
+        let header = self.0.header(&caller.keyspace, found.revision);
+        Ok(Response::new(wire::range_response(found, header)))
+    }
+
+    type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        let query = wire::query(&request)?;
+        caller.may_range(&request.key, &request.range_end)?;
+        if !query.in_key_order() || query.order.descending || query.want == kv_core::Want::Count {
+            let text = "a streamed range comes by key, ascending and whole; use Range to sort, filter or count";
+            return Err(Status::invalid_argument(text));
+        }
+        let node = self.0.node().clone();
+        if !request.serializable {
+            node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
+        }
+        let pages = node.pages(&caller.keyspace, &query, PART_KEYS).map_err(|error| status::read(&error))?;
+        let header = self.0.header_now(&caller.keyspace);
+        let (parts, stream) = tokio::sync::mpsc::channel(PARTS);
+        tokio::task::spawn_blocking(move || {
+            let mut header = header;
+            let mut pages = pages;
+            loop {
+                let part = match pages.next() {
+                    Ok(Some(found)) => {
+                        let range_response = Some(wire::range_response(found, header.take()));
+                        Ok(pb::RangeStreamResponse { range_response })
+                    }
+                    Ok(None) => return,
+                    Err(error) => Err(status::read(&error)),
+                };
+                let last = part.is_err();
+                // Whoever reads may have gone.
+                if parts.blocking_send(part).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(stream))))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        let put = wire::put(&request)?;
+        caller.may_put(&request, &|lease| self.0.attached(&caller.keyspace, lease))?;
+        self.too_large(&request)?;
+        self.room(&caller.keyspace)?;
+        let (done, revision) = self.one(&caller.keyspace, Operation::Put(put), caller.actor()).await?;
+        let header = self.0.header(&caller.keyspace, revision);
+        Ok(Response::new(wire::put_response(done, header, &request.key)))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        let delete = wire::delete(&request)?;
+        caller.may_delete(&request)?;
+        self.too_large(&request)?;
+        let (done, revision) = self.one(&caller.keyspace, Operation::Delete(delete), caller.actor()).await?;
+        let header = self.0.header(&caller.keyspace, revision);
+        Ok(Response::new(wire::delete_response(done, header)))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        let branches = wire::branches(&request, self.0.config().txn_operations)?;
+        if [&branches.then, &branches.otherwise].into_iter().any(|branch| kv_core::written_twice(branch).is_some()) {
+            return Err(status::duplicate_key());
+        }
+        let writes = branches.then.iter().chain(&branches.otherwise).any(Operation::writes);
+        caller.may_txn(&request, writes, &|lease| self.0.attached(&caller.keyspace, lease))?;
+        let (compares, then, otherwise) = (branches.compares, branches.then, branches.otherwise);
+        let txn = Txn { compares, then, otherwise, actor: caller.actor(), ..Txn::default() };
+        let mut read = None;
+        if !writes {
+            if !only_serializable(&request) {
+                let group = self.0.node().group_of(&caller.keyspace);
+                self.0.node().read_barrier(group).await.map_err(|error| status::read(&error))?;
+            }
+            read = self.0.node().read_only(&caller.keyspace, &txn).map_err(|error| status::commit(&error))?;
+        } else {
+            self.too_large(&request)?;
+            if txn.then.iter().chain(&txn.otherwise).any(puts) {
+                self.room(&caller.keyspace)?;
+            }
+        }
+        let steps = (txn.then.clone(), txn.otherwise.clone());
+        let (answered, revision) = match read {
+            Some(answered) => {
+                let revision = match answered.outcome {
+                    Outcome::Applied(done) | Outcome::Repeated(done) => done.revision,
+                    Outcome::Stale { head } => head,
+                };
+                (answered, revision)
+            }
+            None => self.transact(&caller.keyspace, txn).await?,
+        };
+        let succeeded = matches!(answered.outcome, Outcome::Applied(done) | Outcome::Repeated(done) if done.succeeded);
+        let taken = if succeeded { &steps.0 } else { &steps.1 };
+        let responses = wire::responses(answered.done, taken);
+        let header = self.0.header(&caller.keyspace, revision);
+        Ok(Response::new(pb::TxnResponse { header, succeeded, responses }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        let request = request.into_inner();
+        caller.writable()?;
+        if request.revision < 0 {
+            return Err(status::compacted());
+        }
+        // Nothing lies before the revision of the empty store.
+        if request.revision <= 1 && self.0.node().usage(&caller.keyspace).floor == Revision::ZERO {
+            let header = self.0.header_now(&caller.keyspace);
+            return Ok(Response::new(pb::CompactionResponse { header }));
+        }
+        let to = wire::from_revision(request.revision);
+        let effects = vec![Effect::Compact { to, records: true }];
+        let txn = Txn { effects, actor: caller.actor(), ..Txn::default() };
+        let (_, revision) = self.transact(&caller.keyspace, txn).await?;
+        if request.physical {
+            let freed = tokio::time::timeout(PHYSICAL_PATIENCE, self.0.node().reclaimed());
+            freed.await.map_err(|_| status::timeout())?;
+        }
+        let header = self.0.header(&caller.keyspace, revision);
+        Ok(Response::new(pb::CompactionResponse { header }))
+    }
+}
+
+fn puts(operation: &Operation) -> bool {
+    let mut found = false;
+    operation.visit(&mut |inner| found |= matches!(inner, Operation::Put(_)));
+    found
+}
+
+/// Whether all reads of a transaction are content with the local replica.
+fn only_serializable(request: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    request.success.iter().chain(&request.failure).all(|op| match &op.request {
+        Some(Request::RequestRange(range)) => range.serializable,
+        Some(Request::RequestTxn(txn)) => only_serializable(txn),
+        _ => false,
+    })
+}
+
+/// A read of everything below a prefix, sorted by when it was created.
+pub(crate) async fn by_creation(
+    shared: &Shared,
+    keyspace: &Keyspace,
+    prefix: &[u8],
+    limit: usize,
+    descending: bool,
+    newest: Option<Revision>,
+) -> Result<kv_core::RangeResult, Status> {
+    let order = kv_core::Order { by: kv_core::SortBy::Create, descending };
+    let range = KeyRange::Prefix(bytes::Bytes::copy_from_slice(prefix));
+    let query = Query { order, limit: Some(limit), created: (None, newest), ..Query::all(range) };
+    let read = shared.node().query(keyspace, &query, Consistency::Linearizable).await;
+    read.map_err(|error| status::read(&error))
+}

@@ -1,0 +1,322 @@
+//! The watchers of one keyspace on this node.
+//!
+//! ```text
+//! watch of the keyspace ──► hub: index of watchers ──► outboxes ──► streams
+//!                                                        │ full
+//! history ──► pump (one per stream that lags) ───────────┘
+//! ```
+//!
+//! Must hold: each watcher gets the events after its `after`, in order, each once: whoever offers it a revision does so
+//! with the hub locked or owns it as its pump, and a revision is offered only if it is the next one that concerns the
+//! watcher. A revision's events for a watcher travel together.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use etcd_proto::etcdserverpb as pb;
+use kv_core::{KeyRange, Keyspace, Revision};
+use kv_node::{History, Node, RevisionEvents, Watch, WatchError};
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    index::{Index, Place},
+    outbox::{Entry, Outbox, Wants, Which},
+};
+use crate::{status, wire};
+
+/// What a watcher is allowed by, to be looked at again when users and roles change.
+pub(super) enum Permit {
+    /// This node's own.
+    Own,
+    /// Nobody is asked who they are.
+    Open,
+    /// Somebody who was asked.
+    Asked(Arc<dyn Fn() -> bool + Send + Sync>),
+}
+
+/// One watcher.
+pub(super) struct Watcher {
+    pub(super) outbox: Arc<Outbox>,
+    /// What its stream calls it.
+    pub(super) id: i64,
+    pub(super) range: KeyRange,
+    pub(super) wants: Wants,
+    /// It has got everything up to here, and everything after it is still to come.
+    pub(super) after: Revision,
+    /// It wants to hear now and then that nothing has happened.
+    pub(super) notify: bool,
+    /// Whether it may go on.
+    pub(super) permit: Permit,
+    pub(super) lagging: bool,
+    pub(super) quiet: bool,
+}
+
+/// The watchers of one keyspace.
+pub(crate) struct Hub {
+    keyspace: Keyspace,
+    node: Node,
+    history: History,
+    inner: Mutex<Inner>,
+    stop: CancellationToken,
+    header: pb::ResponseHeader,
+}
+
+struct Inner {
+    /// What has been offered to the watchers that keep up.
+    head: Revision,
+    watchers: Slab<Watcher>,
+    index: Index,
+}
+
+impl Hub {
+    pub(super) fn start(node: &Node, keyspace: &Keyspace, header: pb::ResponseHeader, progress: Duration) -> Arc<Self> {
+        let head = node.head(keyspace).revision;
+        let hub = Arc::new(Hub {
+            keyspace: keyspace.clone(),
+            node: node.clone(),
+            history: node.history(keyspace),
+            inner: Mutex::new(Inner { head, watchers: Slab::new(), index: Index::default() }),
+            stop: CancellationToken::new(),
+            header,
+        });
+        tokio::spawn(hub.clone().run(node.watch(keyspace, head), progress));
+        hub
+    }
+
+    /// Whether nobody watches.
+    pub(super) fn idle(&self) -> bool {
+        self.inner.lock().watchers.is_empty()
+    }
+
+    /// Ends the hub's task.
+    pub(super) fn end(&self) {
+        self.stop.cancel();
+    }
+
+    /// A header with this revision.
+    pub(super) fn header(&self, revision: i64) -> pb::ResponseHeader {
+        let raft_term = self.node.term(self.node.group_of(&self.keyspace));
+        pb::ResponseHeader { revision, raft_term, ..self.header }
+    }
+
+    /// Adds a watcher, which then gets what comes after its `after`.
+    pub(super) fn add(self: &Arc<Self>, watcher: Watcher) -> Place {
+        let mut inner = self.inner.lock();
+        let behind = watcher.after < inner.head;
+        let place = inner.watchers.vacant_key();
+        inner.index.insert(&watcher.range, place);
+        inner.watchers.insert(Watcher { lagging: behind, ..watcher });
+        if behind {
+            self.lag(&inner.watchers[place].outbox, place);
+        }
+        place
+    }
+
+    pub(super) fn remove(&self, place: Place) -> Option<Watcher> {
+        let mut inner = self.inner.lock();
+        let watcher = inner.watchers.try_remove(place)?;
+        inner.index.remove(&watcher.range, place);
+        Some(watcher)
+    }
+
+    /// Tells a stream how far all of its watchers are, as soon as that can be said.
+    pub(super) fn progress(&self, outbox: &Outbox) {
+        let inner = self.inner.lock();
+        if outbox.behind() {
+            outbox.want_progress();
+        } else {
+            outbox.control(self.progress_response(-1, inner.head));
+        }
+    }
+
+    fn progress_response(&self, id: i64, head: Revision) -> pb::WatchResponse {
+        let header = Some(self.header(wire::revision(head)));
+        pb::WatchResponse { header, watch_id: id, ..pb::WatchResponse::default() }
+    }
+
+    async fn run(self: Arc<Self>, mut feed: Watch, progress: Duration) {
+        let mut ticks = tokio::time::interval(progress);
+        ticks.tick().await;
+        let mut records = self.node.records_beside(&self.keyspace);
+        loop {
+            tokio::select! {
+                batch = feed.next() => match batch {
+                    Ok(batch) => batch.into_iter().for_each(|revision| self.dispatch(&revision)),
+                    // What is gone was behind everybody: those who still need it hear that from the history.
+                    Err(WatchError::Compacted { .. }) => feed.seek(self.skip()),
+                    Err(error) => return self.fail(&status::watch(&error)),
+                },
+                _ = ticks.tick() => self.notify(),
+                Ok(()) = records.changed() => self.check_permits(),
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Offers a revision to the watchers that it concerns.
+    fn dispatch(self: &Arc<Self>, revision: &Arc<RevisionEvents>) {
+        let mut inner = self.inner.lock();
+        let Inner { head, watchers, index } = &mut *inner;
+        *head = revision.revision;
+        if let [event] = &revision.events[..] {
+            index.each(&event.key, |place| self.offer(watchers, place, revision, Which::One(0)));
+            return;
+        }
+        let mut concerned: HashMap<Place, Vec<u32>> = HashMap::new();
+        for (at, event) in (0u32..).zip(&revision.events) {
+            index.each(&event.key, |place| concerned.entry(place).or_default().push(at));
+        }
+        for (place, events) in concerned {
+            self.offer(watchers, place, revision, Which::Many(events.into()));
+        }
+    }
+
+    fn offer(
+        self: &Arc<Self>,
+        watchers: &mut Slab<Watcher>,
+        place: Place,
+        revision: &Arc<RevisionEvents>,
+        which: Which,
+    ) {
+        let Some(watcher) = watchers.get_mut(place).filter(|watcher| !watcher.lagging) else { return };
+        if !watcher.take(revision, which) {
+            watcher.lagging = true;
+            self.lag(&watcher.outbox, place);
+        }
+    }
+
+    /// Notes that a watcher lags, and has somebody bring it up.
+    fn lag(self: &Arc<Self>, outbox: &Arc<Outbox>, place: Place) {
+        if outbox.lag(place) {
+            tokio::spawn(super::pump::run(self.clone(), outbox.clone()));
+        }
+    }
+
+    fn skip(&self) -> Revision {
+        let mut inner = self.inner.lock();
+        inner.head = self.node.head(&self.keyspace).revision;
+        inner.head
+    }
+
+    fn fail(&self, status: &tonic::Status) {
+        for (_, watcher) in &self.inner.lock().watchers {
+            watcher.outbox.fail(status.clone());
+        }
+    }
+
+    /// Tells those who want to know that nothing has happened lately.
+    fn notify(&self) {
+        let mut inner = self.inner.lock();
+        let head = inner.head;
+        for (_, watcher) in &mut inner.watchers {
+            if watcher.notify && watcher.quiet && !watcher.lagging {
+                watcher.outbox.control(self.progress_response(watcher.id, head));
+            }
+            watcher.quiet = true;
+        }
+    }
+
+    /// Ends the watchers that are allowed no more.
+    fn check_permits(&self) {
+        let ended: Vec<_> = {
+            let asks = self.asks();
+            let inner = self.inner.lock();
+            let denied = |watcher: &Watcher| match &watcher.permit {
+                Permit::Own => false,
+                Permit::Open => asks,
+                Permit::Asked(permit) => !permit(),
+            };
+            inner.watchers.iter().filter(|(_, watcher)| denied(watcher)).map(|(place, _)| place).collect()
+        };
+        for place in ended {
+            self.cancel(place, 0, status::permission_denied().message());
+        }
+    }
+
+    /// Whether people are asked who they are by now. They are, if that cannot be read.
+    fn asks(&self) -> bool {
+        let Ok(records) = self.node.all_beside(&self.keyspace, kv_auth::SETTINGS_RECORD) else { return true };
+        let records = records.iter().map(|(key, value)| (&key[..], &value[..]));
+        kv_auth::AuthState::load(records).map_or(true, |state| state.enabled())
+    }
+
+    /// Ends a watcher and tells it why. `compacted`: the earliest revision that it could have begun at.
+    pub(super) fn cancel(&self, place: Place, compacted: i64, reason: &str) {
+        let Some(watcher) = self.remove(place) else { return };
+        let head = self.inner.lock().head;
+        watcher.outbox.control(pb::WatchResponse {
+            header: Some(self.header(wire::revision(head))),
+            watch_id: watcher.id,
+            canceled: true,
+            compact_revision: compacted,
+            cancel_reason: reason.into(),
+            ..pb::WatchResponse::default()
+        });
+    }
+
+    /// Where some watchers are: (place, after, range, whether it wants previous states).
+    pub(super) fn positions(&self, places: &[Place]) -> Vec<(Place, Revision, KeyRange, bool)> {
+        let inner = self.inner.lock();
+        let found = places.iter().filter_map(|place| Some((*place, inner.watchers.get(*place)?)));
+        let found = found.map(|(place, watcher)| (place, watcher.after, watcher.range.clone(), watcher.wants.previous));
+        found.collect()
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Offers revisions from the history to a watcher that lags, in order. Returns whether it lags still.
+    pub(super) fn bring_up(&self, place: Place, revisions: &[Arc<RevisionEvents>]) -> bool {
+        let mut inner = self.inner.lock();
+        let head = inner.head;
+        let Some(watcher) = inner.watchers.get_mut(place) else { return false };
+        for revision in revisions {
+            let concerned = (0u32..).zip(&revision.events).filter(|(_, event)| watcher.range.contains(&event.key));
+            let concerned: Box<[u32]> = concerned.map(|(at, _)| at).collect();
+            if !watcher.take(revision, Which::Many(concerned)) {
+                return true;
+            }
+        }
+        watcher.lagging = watcher.after < head;
+        watcher.lagging
+    }
+
+    /// Sends the progress that a stream has asked for while its watchers lagged.
+    pub(super) fn caught_up(&self, outbox: &Outbox) {
+        if outbox.take_progress() {
+            self.progress(outbox);
+        }
+    }
+}
+
+impl Watcher {
+    /// Takes what it wants of the next revision. `false`: there is no room, it stays where it is.
+    fn take(&mut self, revision: &Arc<RevisionEvents>, which: Which) -> bool {
+        if revision.revision <= self.after {
+            return true;
+        }
+        let wanted = |event: &kv_node::Event| if event.state.is_some() { self.wants.puts } else { self.wants.deletes };
+        let which = match which {
+            Which::One(at) => revision.events.get(at as usize).filter(|event| wanted(event)).map(|_| Which::One(at)),
+            Which::Many(places) => {
+                let all = revision.events.as_slice();
+                let kept = places.iter().copied().filter(|at| all.get(*at as usize).is_some_and(wanted));
+                let kept: Box<[u32]> = kept.collect();
+                (!kept.is_empty()).then_some(Which::Many(kept))
+            }
+        };
+        if let Some(which) = which {
+            let entry = Entry::Events { id: self.id, revision: revision.clone(), which, wants: self.wants };
+            if !self.outbox.offer(entry) {
+                // All before this revision has been offered.
+                self.after = self.after.max(Revision::new(revision.revision.get() - 1));
+                return false;
+            }
+            self.quiet = false;
+        }
+        self.after = revision.revision;
+        true
+    }
+}

@@ -1,0 +1,225 @@
+//! One stream of watches.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use etcd_proto::etcdserverpb::{
+    self as pb, watch_create_request::FilterType, watch_request::RequestUnion, watch_server::Watch,
+};
+use futures::Stream;
+use kv_core::{KeyRange, Revision};
+use parking_lot::Mutex;
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Hubs,
+    hub::{Hub, Permit, Watcher},
+    index::Place,
+    outbox::{Outbox, Wants},
+};
+use crate::{
+    access::{Caller, Shared},
+    wire,
+};
+
+/// Watches on one stream.
+const WATCHES: usize = 100_000;
+
+/// Bytes of events in one message to a watch that takes fragments.
+const FRAGMENT_BYTES: usize = 1536 * 1024;
+
+/// The Watch service.
+#[derive(Clone)]
+pub(crate) struct WatchService(pub(crate) Shared);
+
+/// One stream's watches.
+struct Watches {
+    shared: Shared,
+    caller: Arc<Caller>,
+    outbox: Arc<Outbox>,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    hub: Option<Arc<Hub>>,
+    by_id: HashMap<i64, Place>,
+    next: i64,
+}
+
+#[tonic::async_trait]
+impl Watch for WatchService {
+    type WatchStream = Responses;
+
+    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Response<Responses>, Status> {
+        let caller = Arc::new(self.0.caller(&request)?);
+        let mut asked = request.into_inner();
+        let outbox = self.0.0.hubs.outbox();
+        let watches =
+            Arc::new(Watches { shared: self.0.clone(), caller, outbox: outbox.clone(), places: Mutex::default() });
+        let gone = CancellationToken::new();
+        let responses = Responses {
+            watches: watches.clone(),
+            ready: VecDeque::new(),
+            hub: self.0.0.hubs.hub(&watches.caller.keyspace),
+            _gone: gone.clone().drop_guard(),
+        };
+        tokio::spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    next = asked.next() => next,
+                    () = gone.cancelled() => return,
+                };
+                match next {
+                    Some(Ok(request)) => watches.request(request),
+                    Some(Err(error)) => return watches.outbox.fail(error),
+                    // The client has nothing more to ask for; what it watches goes on.
+                    None => return gone.cancelled().await,
+                }
+            }
+        });
+        Ok(Response::new(responses))
+    }
+}
+
+impl Watches {
+    fn request(&self, request: pb::WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(&create),
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => self.hubs().hub(&self.caller.keyspace).progress(&self.outbox),
+            None => {}
+        }
+    }
+
+    fn hubs(&self) -> &Hubs {
+        &self.shared.0.hubs
+    }
+
+    fn create(&self, request: &pb::WatchCreateRequest) {
+        let head = self.shared.node().head(&self.caller.keyspace).revision;
+        let header = self.shared.header(&self.caller.keyspace, head);
+        let refuse = |reason: &str| {
+            self.outbox.control(pb::WatchResponse {
+                header,
+                watch_id: -1,
+                created: true,
+                canceled: true,
+                cancel_reason: reason.into(),
+                ..pb::WatchResponse::default()
+            });
+        };
+        // An empty key with an empty end is the smallest key, as in etcd.
+        let key = if request.key.is_empty() { bytes::Bytes::from_static(&[0]) } else { request.key.clone() };
+        if let Err(denied) = self.caller.may_watch(request) {
+            return refuse(denied.message());
+        }
+        let end = &request.range_end;
+        if !end.is_empty() && end[..] != [0] && *end <= key {
+            return refuse("mvcc: watcher range is empty");
+        }
+        let mut places = self.places.lock();
+        if places.by_id.len() >= WATCHES {
+            return refuse("too many watches on one stream; open another");
+        }
+        let id = match request.watch_id {
+            0 => {
+                while places.by_id.contains_key(&places.next) {
+                    places.next += 1;
+                }
+                places.next += 1;
+                places.next - 1
+            }
+            chosen if places.by_id.contains_key(&chosen) => {
+                return refuse("mvcc: duplicate watch ID provided on the WatchStream");
+            }
+            chosen => chosen,
+        };
+        self.outbox.control(pb::WatchResponse { header, watch_id: id, created: true, ..pb::WatchResponse::default() });
+        let filtered = |kind: FilterType| request.filters.contains(&kind.into());
+        let wants = Wants {
+            puts: !filtered(FilterType::Noput),
+            deletes: !filtered(FilterType::Nodelete),
+            previous: request.prev_kv,
+            fragments: request.fragment,
+        };
+        let after = match request.start_revision {
+            start @ 1.. => Revision::new(wire::from_revision(start).get().saturating_sub(1)),
+            _ => head,
+        };
+        let range = KeyRange::between(key.clone(), end.clone());
+        let mut watcher = Watcher::new(self.outbox.clone(), id, range, wants, after);
+        watcher.notify = request.progress_notify;
+        watcher.permit = self.permit(request);
+        let (hub, place) = self.hubs().add(&self.caller.keyspace, watcher);
+        places.by_id.insert(id, place);
+        places.hub = Some(hub);
+    }
+
+    /// What lets the watch go on when users and roles change.
+    fn permit(&self, request: &pb::WatchCreateRequest) -> Permit {
+        if !self.caller.auth.enabled() {
+            return Permit::Open;
+        }
+        let (shared, caller, request) = (self.shared.clone(), self.caller.clone(), request.clone());
+        Permit::Asked(Arc::new(move || {
+            let now = shared.auth(&caller.keyspace);
+            now.is_ok_and(|auth| auth.check_watch(caller.who(), &request).is_ok())
+        }))
+    }
+
+    fn cancel(&self, id: i64) {
+        let mut places = self.places.lock();
+        let Some(place) = places.by_id.remove(&id) else { return };
+        if let Some(hub) = &places.hub {
+            hub.cancel(place, 0, "");
+        }
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        let places = self.places.get_mut();
+        if let Some(hub) = &places.hub {
+            for place in places.by_id.values() {
+                hub.remove(*place);
+            }
+        }
+        self.outbox.close();
+        self.shared.0.hubs.release(&self.caller.keyspace);
+    }
+}
+
+/// What is sent on a stream. Dropping it ends its watches.
+pub(crate) struct Responses {
+    watches: Arc<Watches>,
+    ready: VecDeque<pb::WatchResponse>,
+    hub: Arc<Hub>,
+    _gone: tokio_util::sync::DropGuard,
+}
+
+impl Stream for Responses {
+    type Item = Result<pb::WatchResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(response) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(response)));
+            }
+            match std::task::ready!(self.watches.outbox.poll(cx)) {
+                Some(Ok(entry)) => {
+                    let responses = entry.responses(|at| self.hub.header(at), FRAGMENT_BYTES);
+                    self.ready.extend(responses);
+                }
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
