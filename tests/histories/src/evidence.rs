@@ -1,0 +1,50 @@
+//! What answers and watchers let one know about a revision without knowing who wrote it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::history::{Answer, Found, KeyState, Revision};
+use crate::model::Event;
+
+/// Writes that somebody saw: at a revision, a key got a value or (none) was deleted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Evidence {
+    seen: BTreeMap<Revision, Vec<(Bytes, Option<Bytes>)>>,
+}
+
+impl Evidence {
+    pub(crate) fn note(&mut self, revision: Revision, key: Bytes, value: Option<Bytes>) {
+        let noted = self.seen.entry(revision).or_default();
+        if !noted.iter().any(|(known, seen)| *known == key && *seen == value) {
+            noted.push((key, value));
+        }
+    }
+
+    pub(crate) fn note_answer(&mut self, answer: &Answer) {
+        for found in &answer.found {
+            match found {
+                Found::Range(keys) => keys.iter().for_each(|state| self.note_state(state)),
+                Found::Put(previous) => previous.iter().for_each(|state| self.note_state(state)),
+                Found::Deleted { previous, .. } => previous.iter().for_each(|state| self.note_state(state)),
+            }
+        }
+    }
+
+    pub(crate) fn note_state(&mut self, state: &KeyState) {
+        self.note(state.modified, state.key.clone(), Some(state.value.clone()));
+    }
+
+    /// Whether `events` contain everything that was seen of their revision.
+    pub(crate) fn admits(&self, revision: Revision, events: &[Event]) -> bool {
+        self.seen.get(&revision).is_none_or(|seen| {
+            seen.iter().all(|(key, value)| {
+                events.iter().any(|e| e.key == *key && e.now.as_ref().map(|state| &state.value) == value.as_ref())
+            })
+        })
+    }
+
+    pub(crate) fn last(&self) -> Option<Revision> {
+        self.seen.keys().next_back().copied()
+    }
+}
