@@ -213,8 +213,8 @@ impl AuthState {
         name: &str,
         permission: Option<&authpb::Permission>,
     ) -> Result<Vec<RecordChange>, AuthError> {
-        let permission = read_permission(permission.ok_or(AuthError::PermissionNotGiven)?)?;
         let mut permissions = self.role(name)?.permissions().to_vec();
+        let permission = read_permission(permission.ok_or(AuthError::PermissionNotGiven)?)?;
         match place_of(&permissions, &permission.key, &permission.range_end) {
             Ok(same) => permissions[same] = permission,
             Err(place) => {

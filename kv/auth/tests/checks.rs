@@ -66,7 +66,8 @@ fn nobody_and_users_who_are_not_there_are_refused() {
         assert_eq!(state.check_put(who, &put("w", false)), Err(range.clone()), "{who:?}");
         assert_eq!(state.check_delete(who, &delete("w", "", false)), Err(range.clone()), "{who:?}");
         assert_eq!(state.check_txn(who, &TxnRequest::default()), Err(range.clone()), "{who:?}");
-        assert_eq!(state.check_lease_write(who, iter::empty::<&[u8]>()), Err(range), "{who:?}");
+        assert_eq!(state.check_lease_write(who, [b"w"]), Err(range), "{who:?}");
+        assert_eq!(state.check_lease_write(who, iter::empty::<&[u8]>()), Ok(()), "{who:?}");
         assert_eq!(state.check_admin(who), Err(admin.clone()), "{who:?}");
         assert_eq!(state.user_list(who), Err(admin.clone()), "{who:?}");
         assert_eq!(state.role_list(who), Err(admin), "{who:?}");

@@ -188,11 +188,11 @@ fn lists_are_sorted_and_a_second_grant_replaces_the_first() {
 }
 
 #[test]
-fn the_root_role_is_listed_with_everything() {
+fn the_root_role_is_listed_with_what_was_granted() {
     let mut keyspace = Keyspace::new();
     assert_eq!(keyspace.state.role_get(None, "root"), Err(AuthError::RoleNotFound));
     keyspace.run([role_add("root"), role_grant("root", Read, "a", "")]);
-    assert_eq!(keyspace.state.role_get(None, "root").unwrap(), [permission(Readwrite, b"", b"\0")]);
+    assert_eq!(keyspace.state.role_get(None, "root").unwrap(), [permission(Read, b"a", b"")]);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn logging_in() {
     }
     let disabled = Keyspace::new();
     assert_eq!(disabled.log_in("root", "root"), Err(AuthError::NotEnabled));
-    assert_eq!(disabled.by_token("anything", now()), Ok(None));
+    assert_eq!(disabled.by_token("anything", now()), Err(AuthError::InvalidToken));
     assert_eq!(disabled.by_certificate("root"), None);
 }
 

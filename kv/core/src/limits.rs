@@ -9,7 +9,7 @@ pub const KEYSPACE_NAME_BYTES: usize = 128;
 pub const KEY_BYTES: usize = 4 * 1024;
 
 /// Largest value, in bytes.
-pub const VALUE_BYTES: usize = 1024 * 1024;
+pub const VALUE_BYTES: usize = 1536 * 1024;
 
 /// Operations in one transaction: ten thousand endpoints with their blocks, attached in one commit.
 pub const TXN_OPERATIONS: usize = 32 * 1024;

@@ -1,5 +1,7 @@
 //! What reads ask for and return.
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -152,17 +154,19 @@ impl Query {
     /// Sorts found keys as asked for, cuts them to the limit, and takes away what is not wanted. Returns whether the
     /// limit cut anything.
     pub fn arrange(&self, kvs: &mut Vec<KeyValue>) -> bool {
-        let state = |kv: &KeyValue| (kv.state.version, kv.state.create_revision, kv.state.mod_revision);
-        match self.order.by {
-            // They come sorted.
-            SortBy::Key => {}
-            SortBy::Version => kvs.sort_by_key(|kv| state(kv).0),
-            SortBy::Create => kvs.sort_by_key(|kv| state(kv).1),
-            SortBy::Mod => kvs.sort_by_key(|kv| state(kv).2),
-            SortBy::Value => kvs.sort_by(|a, b| a.state.value.cmp(&b.state.value)),
-        }
-        if self.order.descending {
-            kvs.reverse();
+        let compare = |a: &KeyState, b: &KeyState| match self.order.by {
+            SortBy::Key => Ordering::Equal,
+            SortBy::Version => a.version.cmp(&b.version),
+            SortBy::Create => a.create_revision.cmp(&b.create_revision),
+            SortBy::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortBy::Value => a.value.cmp(&b.value),
+        };
+        // They come sorted by key, and what is equal stays so in either direction.
+        match (self.order.by, self.order.descending) {
+            (SortBy::Key, false) => {}
+            (SortBy::Key, true) => kvs.reverse(),
+            (_, false) => kvs.sort_by(|a, b| compare(&a.state, &b.state)),
+            (_, true) => kvs.sort_by(|a, b| compare(&b.state, &a.state)),
         }
         let more = self.limit.is_some_and(|limit| kvs.len() > limit);
         kvs.truncate(self.limit.unwrap_or(usize::MAX));

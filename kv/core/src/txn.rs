@@ -58,6 +58,13 @@ pub struct Branches {
     pub otherwise: Vec<Operation>,
 }
 
+impl Branches {
+    /// The branch that is taken.
+    pub fn taken(&self, succeeded: bool) -> &[Operation] {
+        if succeeded { &self.then } else { &self.otherwise }
+    }
+}
+
 /// A condition on the latest state of every key of a range; on that of a missing key if there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compare {

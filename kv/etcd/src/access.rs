@@ -37,11 +37,12 @@ struct Known {
     state: Arc<AuthState>,
 }
 
-/// A request that has been let in: its keyspace, and who sent it.
+/// Whose request it is, and of which keyspace.
 pub(crate) struct Caller {
     pub(crate) keyspace: Keyspace,
     pub(crate) auth: Arc<AuthState>,
-    pub(crate) identity: Option<Identity>,
+    /// As in etcd a bad token is refused where permission is asked for, not before.
+    identity: Result<Option<Identity>, AuthError>,
     own: bool,
 }
 
@@ -99,7 +100,7 @@ impl Shared {
         self.header(keyspace, self.node().head(keyspace).revision)
     }
 
-    /// Lets a request in.
+    /// Finds out who sends a request.
     pub(crate) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         self.caller_of(request.metadata())
     }
@@ -110,9 +111,11 @@ impl Shared {
         // The store's own keyspaces have no users: the administrators are those of the listener's keyspace.
         let auth = self.auth(if own { &self.config().keyspace } else { &keyspace })?;
         let token = ["token", "authorization"].iter().find_map(|name| metadata.get(*name));
-        let token = token.map(|value| value.to_str().map_err(|_| AuthError::InvalidToken)).transpose()?;
-        let credentials = Credentials { token, certificate_name: None };
-        let identity = auth.identify(credentials, &self.config().tokens, SystemTime::now())?;
+        let token = token.map(|value| value.to_str().map_err(|_| AuthError::InvalidToken)).transpose();
+        let identity = token.and_then(|token| {
+            let credentials = Credentials { token, certificate_name: None };
+            auth.identify(credentials, &self.config().tokens, SystemTime::now())
+        });
         Ok(Caller { keyspace, auth, identity, own })
     }
 
@@ -163,35 +166,35 @@ impl Shared {
 pub(crate) type Attached<'a> = &'a dyn Fn(LeaseId) -> Result<Vec<Bytes>, Status>;
 
 impl Caller {
-    pub(crate) fn who(&self) -> Option<&Identity> {
-        self.identity.as_ref()
+    pub(crate) fn who(&self) -> Result<Option<&Identity>, AuthError> {
+        self.identity.as_ref().map(Option::as_ref).map_err(Clone::clone)
     }
 
     /// What the record of a write says about who made it.
     pub(crate) fn actor(&self) -> String {
-        self.who().map_or_else(String::new, |who| who.user().to_string())
+        self.who().ok().flatten().map_or_else(String::new, |who| who.user().to_string())
     }
 
     pub(crate) fn may_range(&self, key: &[u8], end: &[u8]) -> Result<(), Status> {
         self.own_readable()?;
-        Ok(self.auth.check_range(self.who(), key, end)?)
+        Ok(self.auth.check_range(self.who()?, key, end)?)
     }
 
     pub(crate) fn may_watch(&self, request: &pb::WatchCreateRequest) -> Result<(), Status> {
         self.own_readable()?;
-        Ok(self.auth.check_watch(self.who(), request)?)
+        Ok(self.auth.check_watch(self.who()?, request)?)
     }
 
     /// Whether it may put a key, and attach it to a lease with the keys that `attached` finds.
     pub(crate) fn may_put(&self, request: &pb::PutRequest, attached: Attached<'_>) -> Result<(), Status> {
         self.writable()?;
-        self.auth.check_put(self.who(), request)?;
+        self.auth.check_put(self.who()?, request)?;
         self.may_attach(&[request.lease], attached)
     }
 
     pub(crate) fn may_delete(&self, request: &pb::DeleteRangeRequest) -> Result<(), Status> {
         self.writable()?;
-        Ok(self.auth.check_delete(self.who(), request)?)
+        Ok(self.auth.check_delete(self.who()?, request)?)
     }
 
     pub(crate) fn may_txn(&self, request: &pb::TxnRequest, writes: bool, attached: Attached<'_>) -> Result<(), Status> {
@@ -200,7 +203,7 @@ impl Caller {
         } else {
             self.own_readable()?;
         }
-        self.auth.check_txn(self.who(), request)?;
+        self.auth.check_txn(self.who()?, request)?;
         if !self.auth.enabled() {
             return Ok(());
         }
@@ -213,23 +216,32 @@ impl Caller {
             return Ok(());
         }
         for lease in leases.iter().filter_map(|lease| LeaseId::new(*lease)) {
-            self.auth.check_lease_write(self.who(), attached(lease)?)?;
+            self.auth.check_lease_write(self.who()?, attached(lease)?)?;
         }
         Ok(())
     }
 
     pub(crate) fn may_administrate(&self) -> Result<(), Status> {
-        Ok(self.auth.check_admin(self.who())?)
+        Ok(self.auth.check_admin(self.who()?)?)
     }
 
     /// Whether it may end a lease with these keys.
     pub(crate) fn may_revoke(&self, keys: &[Bytes]) -> Result<(), Status> {
-        Ok(self.auth.check_lease_write(self.who(), keys)?)
+        Ok(self.auth.check_lease_write(self.who()?, keys)?)
     }
 
     /// Whether it may be told that a lease has these keys.
     pub(crate) fn may_list(&self, keys: &[Bytes]) -> Result<(), Status> {
-        Ok(self.auth.check_lease_read(self.who(), keys)?)
+        if keys.is_empty() {
+            return Ok(());
+        }
+        Ok(self.auth.check_lease_read(self.who()?, keys)?)
+    }
+
+    /// Whether it may write what no permission guards: it need only be nobody in particular, or somebody known.
+    pub(crate) fn may_propose(&self) -> Result<(), Status> {
+        self.who()?;
+        self.writable()
     }
 
     pub(crate) fn writable(&self) -> Result<(), Status> {

@@ -111,13 +111,15 @@ impl Auth for AuthService {
         let keyspace = self.0.keyspace(request.metadata())?;
         let node = self.0.node();
         node.read_barrier(node.group_of(&keyspace)).await.map_err(|error| status::read(&error))?;
-        let (auth, tokens) = (self.0.auth(&keyspace)?, self.0.config().tokens.clone());
+        let caller = self.0.caller(&request)?;
+        let (auth, tokens) = (caller.auth.clone(), self.0.config().tokens.clone());
         let request = request.into_inner();
         let login = move || {
             let password = Password::new(request.password);
             auth.authenticate(&request.name, &password, &tokens, SystemTime::now())
         };
         let token = self.0.slowly(login).await??;
+        caller.who()?;
         Ok(Response::new(pb::AuthenticateResponse { header: self.0.header_now(&keyspace), token }))
     }
 
@@ -134,7 +136,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthUserGetRequest>,
     ) -> Result<Response<pb::AuthUserGetResponse>, Status> {
         let (caller, header) = self.reader(&request).await?;
-        let roles = caller.auth.user_get(caller.who(), &request.get_ref().name)?;
+        let roles = caller.auth.user_get(caller.who()?, &request.get_ref().name)?;
         Ok(Response::new(pb::AuthUserGetResponse { header, roles }))
     }
 
@@ -143,7 +145,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthUserListRequest>,
     ) -> Result<Response<pb::AuthUserListResponse>, Status> {
         let (caller, header) = self.reader(&request).await?;
-        let users = caller.auth.user_list(caller.who())?;
+        let users = caller.auth.user_list(caller.who()?)?;
         Ok(Response::new(pb::AuthUserListResponse { header, users }))
     }
 
@@ -192,7 +194,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthRoleGetRequest>,
     ) -> Result<Response<pb::AuthRoleGetResponse>, Status> {
         let (caller, header) = self.reader(&request).await?;
-        let perm = caller.auth.role_get(caller.who(), &request.get_ref().role)?;
+        let perm = caller.auth.role_get(caller.who()?, &request.get_ref().role)?;
         Ok(Response::new(pb::AuthRoleGetResponse { header, perm }))
     }
 
@@ -201,7 +203,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthRoleListRequest>,
     ) -> Result<Response<pb::AuthRoleListResponse>, Status> {
         let (caller, header) = self.reader(&request).await?;
-        let roles = caller.auth.role_list(caller.who())?;
+        let roles = caller.auth.role_list(caller.who()?)?;
         Ok(Response::new(pb::AuthRoleListResponse { header, roles }))
     }
 

@@ -3,7 +3,7 @@
 use etcd_proto::etcdserverpb::{self as pb, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
 
-use crate::{access::Shared, status};
+use crate::{access::Shared, members, status};
 
 /// The Cluster service.
 #[derive(Clone)]
@@ -14,10 +14,24 @@ fn not_here() -> Status {
     Status::unimplemented("members are not changed through the etcd API; use `netstate cluster`")
 }
 
+/// Whether all are addresses of a member as etcd takes them: a scheme, a host and a port, and nothing after it.
+fn peer_urls(urls: &[String]) -> Result<(), Status> {
+    let valid = |url: &String| {
+        let Ok(uri) = url.trim().parse::<http::Uri>() else { return false };
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.port_u16().is_some()
+            && path.trim_end_matches('/').is_empty()
+            && !url.trim().ends_with('/')
+    };
+    if urls.is_empty() || !urls.iter().all(valid) { Err(status::bad_member_urls()) } else { Ok(()) }
+}
+
 impl ClusterService {
     fn members(&self) -> Vec<pb::Member> {
+        let known = members::client_urls(&self.0);
         let member = |member: &kv_node::MemberInfo| {
-            let urls = self.0.config().client_urls.iter().filter(|(node, _)| *node == member.id);
+            let urls = known.iter().filter(|(node, _)| *node == member.id);
             pb::Member {
                 id: member.id.get(),
                 name: member.name.clone(),
@@ -53,6 +67,7 @@ impl Cluster for ClusterService {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         self.0.caller(&request)?.may_administrate()?;
+        peer_urls(&request.get_ref().peer_ur_ls)?;
         Err(not_here())
     }
 

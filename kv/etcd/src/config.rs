@@ -23,8 +23,8 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// How clients prove who they are: `simple`, or `jwt,…` as etcd has it.
     pub tokens: kv_auth::Tokens,
-    /// Where the members serve clients, as far as that is known: (node, URL).
-    pub client_urls: Vec<(kv_core::NodeId, String)>,
+    /// Where this member serves clients, for others to tell theirs.
+    pub client_url: Option<String>,
 }
 
 impl Config {
@@ -39,7 +39,7 @@ impl Config {
             progress: Duration::from_secs(600),
             auto_compaction: AutoCompaction::Off,
             tokens: kv_auth::Tokens::default(),
-            client_urls: Vec::new(),
+            client_url: None,
         }
     }
 }

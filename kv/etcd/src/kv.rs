@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use etcd_proto::etcdserverpb::{self as pb, kv_server::Kv};
 use futures::stream::BoxStream;
-use kv_core::{Answered, Done, Effect, KeyRange, Keyspace, Operation, Outcome, Query, Revision, Txn};
+use kv_core::{Answered, Done, KeyRange, Keyspace, LeaseId, Operation, Outcome, Query, Revision, Txn};
 use kv_node::Consistency;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::{access::Shared, status, wire};
+use crate::{access::Shared, compacted, status, wire};
 
 /// Keys of one part of a streamed range, and how many parts wait for a slow reader.
 const PART_KEYS: usize = 1000;
@@ -52,6 +52,11 @@ impl KvService {
         let txn = Txn { then: vec![operation], actor, ..Txn::default() };
         let (mut answered, revision) = self.transact(keyspace, txn).await?;
         Ok((answered.done.pop().ok_or_else(status::timeout)?, revision))
+    }
+
+    async fn lease_missing(&self, keyspace: &Keyspace, lease: i64) -> Option<Status> {
+        let known = self.0.node().lease(keyspace, LeaseId::new(lease)?).await;
+        matches!(known, Ok(None)).then(status::lease_not_found)
     }
 }
 
@@ -125,7 +130,14 @@ impl Kv for KvService {
         caller.may_put(&request, &|lease| self.0.attached(&caller.keyspace, lease))?;
         self.too_large(&request)?;
         self.room(&caller.keyspace)?;
-        let (done, revision) = self.one(&caller.keyspace, Operation::Put(put), caller.actor()).await?;
+        let written = self.one(&caller.keyspace, Operation::Put(put), caller.actor()).await;
+        let (done, revision) = match written {
+            // Of what is missing etcd names the lease first here, and the key first in transactions.
+            Err(missing) if missing.message() == status::key_not_found().message() => {
+                return Err(self.lease_missing(&caller.keyspace, request.lease).await.unwrap_or(missing));
+            }
+            other => other?,
+        };
         let header = self.0.header(&caller.keyspace, revision);
         Ok(Response::new(wire::put_response(done, header, &request.key)))
     }
@@ -147,7 +159,8 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
-        let branches = wire::branches(&request, self.0.config().txn_operations)?;
+        let compacted = compacted::revision(&self.0, &caller.keyspace).map_err(|error| status::read(&error))?;
+        let branches = wire::branches(&request, self.0.config().txn_operations, compacted)?;
         if [&branches.then, &branches.otherwise].into_iter().any(|branch| kv_core::written_twice(branch).is_some()) {
             return Err(status::duplicate_key());
         }
@@ -192,18 +205,8 @@ impl Kv for KvService {
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
-        caller.writable()?;
-        if request.revision < 0 {
-            return Err(status::compacted());
-        }
-        // Nothing lies before the revision of the empty store.
-        if request.revision <= 1 && self.0.node().usage(&caller.keyspace).floor == Revision::ZERO {
-            let header = self.0.header_now(&caller.keyspace);
-            return Ok(Response::new(pb::CompactionResponse { header }));
-        }
-        let to = wire::from_revision(request.revision);
-        let effects = vec![Effect::Compact { to, records: true }];
-        let txn = Txn { effects, actor: caller.actor(), ..Txn::default() };
+        caller.may_propose()?;
+        let txn = Txn { actor: caller.actor(), ..compacted::change(&self.0, &caller.keyspace, request.revision)? };
         let (_, revision) = self.transact(&caller.keyspace, txn).await?;
         if request.physical {
             let freed = tokio::time::timeout(PHYSICAL_PATIENCE, self.0.node().reclaimed());

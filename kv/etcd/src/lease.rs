@@ -88,7 +88,7 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.writable()?;
+        caller.may_propose()?;
         let request = request.into_inner();
         let granted = grant(&self.0, &caller.keyspace, LeaseId::new(request.id), request.ttl, caller.actor()).await;
         let (lease, ttl) = granted?;
@@ -101,7 +101,7 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.writable()?;
+        caller.may_propose()?;
         let lease = lease_id(request.into_inner().id)?;
         caller.may_revoke(&self.0.attached(&caller.keyspace, lease)?)?;
         let revision = revoke(&self.0, &caller.keyspace, lease, &caller.actor()).await?;
@@ -120,8 +120,11 @@ impl Lease for LeaseService {
         let shared = self.0.clone();
         let (answers, stream) = tokio::sync::mpsc::channel(ANSWERS);
         tokio::spawn(async move {
-            while let Some(Ok(request)) = asked.next().await {
-                let answer = keep_alive(&shared, &caller.keyspace, request.id).await;
+            while let Some(request) = asked.next().await {
+                let answer = match request {
+                    Ok(request) => keep_alive(&shared, &caller.keyspace, request.id).await,
+                    Err(error) => Err(error),
+                };
                 let last = answer.is_err();
                 if answers.send(answer).await.is_err() || last {
                     return;

@@ -15,6 +15,7 @@
 mod access;
 mod auth;
 mod cluster;
+mod compacted;
 mod compactor;
 mod config;
 mod election;
@@ -22,8 +23,10 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod members;
 mod queue;
 mod services;
+mod snapshot;
 mod status;
 mod watch;
 mod wire;

@@ -1,17 +1,21 @@
 //! The Maintenance service: how this member is, and what an operator does to it.
 
-use etcd_proto::etcdserverpb::{self as pb, maintenance_server::Maintenance};
+use etcd_proto::etcdserverpb::{self as pb, alarm_request::AlarmAction, maintenance_server::Maintenance};
 use futures::stream::BoxStream;
 use kv_core::{Keyspace, NodeId, Query, Revision};
 use tonic::{Request, Response, Status};
 
-use crate::{access::Shared, status, wire};
+use crate::{
+    access::{Caller, Shared},
+    compacted,
+    snapshot::Snapshot,
+    status, wire,
+};
 
 /// The version of etcd whose API this is; clients decide by it what they may use.
 pub(crate) const VERSION: &str = "3.5.21";
 
-/// Bytes of one part of a snapshot, and how many parts wait for a slow reader.
-const PART_BYTES: usize = 64 * 1024;
+/// Parts of a snapshot that wait for a slow reader.
 const PARTS: usize = 4;
 
 /// Keys hashed at a time.
@@ -23,6 +27,17 @@ const HAND_OVER: std::time::Duration = std::time::Duration::from_secs(5);
 /// The Maintenance service.
 #[derive(Clone)]
 pub(crate) struct MaintenanceService(pub(crate) Shared);
+
+/// As `may_administrate`, in the words that etcd has for these requests.
+fn may_maintain(caller: &Caller) -> Result<(), Status> {
+    caller.may_administrate().map_err(in_maintenance)
+}
+
+/// A refusal of who asks, as etcd words it here.
+fn in_maintenance(refused: Status) -> Status {
+    let text = refused.message().strip_prefix("etcdserver:").map(|text| format!("auth:{text}"));
+    text.map_or(refused, Status::unknown)
+}
 
 impl MaintenanceService {
     /// The alarms of a keyspace: it is as large as it may be, or a replica here is damaged.
@@ -64,12 +79,14 @@ impl Maintenance for MaintenanceService {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
-        if request.action() != pb::alarm_request::AlarmAction::Get {
-            caller.may_administrate()?;
+        let action = AlarmAction::try_from(request.action).map_err(|_| status::invalid_alarm_action())?;
+        caller.who().map_err(|refused| in_maintenance(refused.into()))?;
+        if action != AlarmAction::Get {
+            may_maintain(&caller)?;
         }
         // Alarms are what is so, and go when it is no more: there is none to set or to take back.
         let mut alarms = self.alarms(&caller.keyspace);
-        if request.action() == pb::alarm_request::AlarmAction::Get {
+        if action == AlarmAction::Get {
             let wanted = |alarm: &pb::AlarmMember| {
                 (request.alarm() == pb::AlarmType::None || request.alarm == alarm.alarm)
                     && (request.member_id == 0 || request.member_id == alarm.member_id)
@@ -78,7 +95,8 @@ impl Maintenance for MaintenanceService {
         } else {
             alarms.clear();
         }
-        Ok(Response::new(pb::AlarmResponse { header: self.0.header_now(&caller.keyspace), alarms }))
+        // As in etcd, without a header.
+        Ok(Response::new(pb::AlarmResponse { header: None, alarms }))
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
@@ -113,7 +131,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.may_administrate()?;
+        may_maintain(&caller)?;
         // Space is given back while everything goes on: there is nothing to do.
         let mut response = Response::new(pb::DefragmentResponse { header: self.0.header_now(&caller.keyspace) });
         let note = "space is given back online; there was nothing to defragment";
@@ -123,21 +141,25 @@ impl Maintenance for MaintenanceService {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.may_administrate()?;
+        may_maintain(&caller)?;
         let (hash, _) = self.hash_at(&caller.keyspace, None).await?;
         Ok(Response::new(pb::HashResponse { header: self.0.header_now(&caller.keyspace), hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.may_administrate()?;
+        may_maintain(&caller)?;
         let at = request.get_ref().revision;
+        let compacted = compacted::revision(&self.0, &caller.keyspace).map_err(|error| status::read(&error))?;
+        // At the compacted revision itself, which can be read, there is no hash in etcd either.
+        if at > 0 && at <= compacted {
+            return Err(status::compacted());
+        }
         let (hash, hashed) = self.hash_at(&caller.keyspace, (at > 0).then(|| wire::from_revision(at))).await?;
-        let floor = self.0.node().usage(&caller.keyspace).floor;
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now(&caller.keyspace),
             hash,
-            compact_revision: if floor == Revision::ZERO { -1 } else { wire::revision(floor) },
+            compact_revision: compacted,
             hash_revision: wire::revision(hashed),
         }))
     }
@@ -146,24 +168,18 @@ impl Maintenance for MaintenanceService {
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         let caller = self.0.caller(&request)?;
-        caller.may_administrate()?;
+        may_maintain(&caller)?;
         let node = self.0.node();
-        let mut snapshot = node
-            .snapshot(node.group_of(&caller.keyspace))
-            .map_err(|error| Status::unavailable(format!("a snapshot cannot be made: {error}")))?;
+        node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
         let header = self.0.header_now(&caller.keyspace);
+        let mut snapshot = Snapshot::of(node, &caller.keyspace).map_err(|error| status::read(&error))?;
         let (parts, stream) = tokio::sync::mpsc::channel(PARTS);
         tokio::task::spawn_blocking(move || {
-            loop {
-                let part = match snapshot.next_chunk(PART_BYTES) {
-                    Ok(Some(blob)) => {
-                        Ok(pb::SnapshotResponse { header, blob, version: VERSION.into(), ..Default::default() })
-                    }
-                    Ok(None) => return,
-                    Err(error) => Err(Status::data_loss(error.to_string())),
-                };
+            while let Some(part) = snapshot.next() {
+                let part = part.map(|blob| pb::SnapshotResponse { header, blob, ..pb::SnapshotResponse::default() });
                 let last = part.is_err();
-                if parts.blocking_send(part).is_err() || last {
+                // Whoever reads may have gone.
+                if parts.blocking_send(part.map_err(|error| status::read(&error))).is_err() || last {
                     return;
                 }
             }

@@ -10,7 +10,7 @@ use etcd_proto::{
 };
 use kv_node::Node;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{codegen::http::HeaderValue, service::Routes};
 
 use crate::{
     Config,
@@ -23,14 +23,33 @@ use crate::{
     lease::LeaseService,
     lock::LockService,
     maintenance::{MaintenanceService, VERSION},
+    members,
     watch::WatchService,
 };
+
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_MESSAGE: &str = "grpc-message";
+
+/// What tonic says of a message beyond the limit, as it is encoded in a header.
+const TOO_LARGE: &[u8] = b"Error,%20decoded%20message%20length%20too%20large";
 
 /// What a request may have beyond the largest that is carried out: so that the refusal is this API's own.
 const OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// The largest answer: that of a range of everything.
 const ANSWER_BYTES: usize = usize::MAX;
+
+/// A request that was too large to be read, in the code of etcd's gRPC library. tonic has another.
+async fn too_large(mut response: axum::response::Response) -> axum::response::Response {
+    let headers = response.headers_mut();
+    let is =
+        |name, value: &[u8]| headers.get(name).is_some_and(|header: &HeaderValue| header.as_bytes().starts_with(value));
+    if is(GRPC_STATUS, b"11") && is(GRPC_MESSAGE, TOO_LARGE) {
+        headers.insert(GRPC_STATUS, HeaderValue::from_static("8"));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static("grpc: received message larger than max"));
+    }
+    response
+}
 
 /// All services of the API on one node.
 #[derive(Clone)]
@@ -40,7 +59,8 @@ impl Services {
     /// Serves from this node. What runs beside the requests ends with `stop`.
     pub fn new(node: Node, config: Config, stop: CancellationToken) -> Self {
         let shared = Shared::new(node, config);
-        tokio::spawn(compactor::run(shared.clone(), stop));
+        tokio::spawn(compactor::run(shared.clone(), stop.clone()));
+        tokio::spawn(members::announce(shared.clone(), stop));
         Services(shared)
     }
 
@@ -56,7 +76,7 @@ impl Services {
         let shared = || self.0.clone();
         let limit = self.0.config().request_bytes + OVERHEAD_BYTES;
         let kv = KvServer::new(KvService(shared()));
-        routes
+        let routes = routes
             .add_service(kv.max_decoding_message_size(limit).max_encoding_message_size(ANSWER_BYTES))
             .add_service(WatchServer::new(WatchService(shared())).max_encoding_message_size(ANSWER_BYTES))
             .add_service(LeaseServer::new(LeaseService(shared())).max_encoding_message_size(ANSWER_BYTES))
@@ -64,7 +84,8 @@ impl Services {
             .add_service(ClusterServer::new(ClusterService(shared())))
             .add_service(MaintenanceServer::new(MaintenanceService(shared())))
             .add_service(LockServer::new(LockService(shared())))
-            .add_service(ElectionServer::new(ElectionService(shared())))
+            .add_service(ElectionServer::new(ElectionService(shared())));
+        Routes::from(routes.prepare().into_axum_router().layer(axum::middleware::map_response(too_large)))
     }
 
     /// The answer to `/health`: whether a linearizable read works, in etcd's form.

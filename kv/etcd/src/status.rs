@@ -4,6 +4,8 @@ use kv_core::Refusal;
 use kv_node::{CommitError, ReadError, WatchError};
 use tonic::{Code, Status};
 
+use crate::wire;
+
 macro_rules! refusals {
     ($($name:ident = $code:ident, $text:literal;)*) => {
         $(pub(crate) fn $name() -> Status {
@@ -17,6 +19,9 @@ refusals! {
     key_not_found = InvalidArgument, "etcdserver: key not found";
     value_provided = InvalidArgument, "etcdserver: value is provided";
     lease_provided = InvalidArgument, "etcdserver: lease is provided";
+    invalid_sort_option = InvalidArgument, "etcdserver: invalid sort option";
+    invalid_alarm_action = InvalidArgument, "etcdserver: invalid alarm action";
+    bad_member_urls = InvalidArgument, "etcdserver: given member URLs are invalid";
     too_many_ops = InvalidArgument, "etcdserver: too many operations in txn request";
     duplicate_key = InvalidArgument, "etcdserver: duplicate key given in txn request";
     compacted = OutOfRange, "etcdserver: mvcc: required revision has been compacted";
@@ -49,6 +54,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
         Refusal::LeaseMissing { .. } => lease_not_found(),
         Refusal::LeaseThere { .. } => lease_exists(),
         Refusal::Compacted { .. } => compacted(),
+        Refusal::Future { asked, .. } if *asked == wire::GONE => compacted(),
         Refusal::Future { .. } => future_revision(),
         Refusal::Guarded => timeout(),
     }

@@ -23,6 +23,9 @@ pub(crate) fn from_revision(revision: i64) -> Revision {
     Revision::new(u64::try_from(revision.saturating_sub(1)).unwrap_or(0))
 }
 
+/// A revision that no read finds. Stands for those before the first, where etcd calls them compacted.
+pub(crate) const GONE: Revision = Revision::new(u64::MAX);
+
 /// The revision that a read names, if it names one.
 fn at(revision: i64) -> Option<Revision> {
     (revision > 0).then(|| from_revision(revision))
@@ -51,6 +54,9 @@ fn inner_header(at: Revision) -> Option<pb::ResponseHeader> {
 pub(crate) fn query(request: &pb::RangeRequest) -> Result<Query, Status> {
     if request.key.is_empty() {
         return Err(status::empty_key());
+    }
+    if pb::range_request::SortTarget::try_from(request.sort_target).is_err() && request.sort_order != 0 {
+        return Err(status::invalid_sort_option());
     }
     let bound = |bound: i64| (bound != 0).then(|| from_revision(bound));
     let by = match request.sort_target() {
@@ -104,21 +110,28 @@ pub(crate) fn delete(request: &pb::DeleteRangeRequest) -> Result<Delete, Status>
 }
 
 /// A transaction of at most so many operations along its longest path.
-pub(crate) fn branches(request: &pb::TxnRequest, operations: usize) -> Result<Branches, Status> {
+///
+/// A read at a negative revision is one of the latest, unless the keyspace is `compacted` beyond: only transactions look.
+pub(crate) fn branches(request: &pb::TxnRequest, operations: usize, compacted: i64) -> Result<Branches, Status> {
     let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = operations.checked_sub(longest).ok_or_else(status::too_many_ops)?;
     let compares = request.compare.iter().map(compare).collect::<Result<_, _>>()?;
-    let steps = |ops: &[pb::RequestOp]| ops.iter().map(|op| operation(op, left)).collect::<Result<Vec<_>, _>>();
+    let steps =
+        |ops: &[pb::RequestOp]| ops.iter().map(|op| operation(op, left, compacted)).collect::<Result<Vec<_>, _>>();
     Ok(Branches { compares, then: steps(&request.success)?, otherwise: steps(&request.failure)? })
 }
 
-fn operation(op: &pb::RequestOp, operations: usize) -> Result<Operation, Status> {
+fn operation(op: &pb::RequestOp, operations: usize, compacted: i64) -> Result<Operation, Status> {
     use pb::request_op::Request;
     match &op.request {
-        Some(Request::RequestRange(request)) => Ok(Operation::Range(query(request)?)),
+        Some(Request::RequestRange(request)) => {
+            let gone = request.revision < 0 && request.revision < compacted;
+            let query = query(request)?;
+            Ok(Operation::Range(if gone { Query { at: Some(GONE), ..query } } else { query }))
+        }
         Some(Request::RequestPut(request)) => Ok(Operation::Put(put(request)?)),
         Some(Request::RequestDeleteRange(request)) => Ok(Operation::Delete(delete(request)?)),
-        Some(Request::RequestTxn(request)) => Ok(Operation::Txn(branches(request, operations)?)),
+        Some(Request::RequestTxn(request)) => Ok(Operation::Txn(branches(request, operations, compacted)?)),
         None => Err(status::key_not_found()),
     }
 }

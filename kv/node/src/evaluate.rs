@@ -1,7 +1,7 @@
 //! Working out a transaction: what its steps come to, given what is stored and what is in flight.
 //!
-//! Must hold: nothing is changed here. What a step reads is the state after the steps before it, on top of everything in
-//! flight; what comes out is each changed key once, in the order in which it was first changed.
+//! Must hold: nothing is changed here. What is compared is the state before the transaction, what a step reads that after
+//! the steps before it, on top of everything in flight; what comes out is each changed key once, in the order in which it was first changed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -70,19 +70,83 @@ impl<'a> Evaluation<'a> {
     }
 
     /// Takes one of two branches. Returns whether the compares held, and what each step came to.
+    ///
+    /// As in etcd all compares, of nested transactions too, are about what was there before the transaction, and of what
+    /// cannot be done on the way taken the puts are refused before the reads.
     pub(crate) fn run(
         &mut self,
         compares: &[Compare],
         then: &[Operation],
         otherwise: &[Operation],
     ) -> Result<(bool, Vec<Done>), Stop> {
+        let mut way = Vec::new();
+        let taken = self.find_way(compares, then, otherwise, &mut way)?;
+        let succeeded = way[0];
+        let mut steps = way[1..].iter().copied();
+        self.check(taken, &mut way[1..].iter().copied(), &mut |this, operation| match operation {
+            Operation::Put(put) => this.check_put(put),
+            _ => Ok(()),
+        })?;
+        self.check(taken, &mut way[1..].iter().copied(), &mut |this, operation| match operation {
+            Operation::Range(Query { at: Some(at), .. }) => this.check_revision(*at),
+            _ => Ok(()),
+        })?;
+        let done = self.steps(taken, &mut steps)?;
+        Ok((succeeded, done))
+    }
+
+    /// Which branches are taken: the outer transaction's, then those of the ones inside it, in order.
+    fn find_way<'t>(
+        &self,
+        compares: &[Compare],
+        then: &'t [Operation],
+        otherwise: &'t [Operation],
+        way: &mut Vec<bool>,
+    ) -> Result<&'t [Operation], Stop> {
         let mut succeeded = true;
         for compare in compares {
             succeeded = succeeded && self.holds(compare)?;
         }
+        way.push(succeeded);
         let taken = if succeeded { then } else { otherwise };
-        let done = taken.iter().map(|operation| self.step(operation)).collect::<Result<_, _>>()?;
-        Ok((succeeded, done))
+        for operation in taken {
+            if let Operation::Txn(inner) = operation {
+                self.find_way(&inner.compares, &inner.then, &inner.otherwise, way)?;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Applies a check to all steps on the way.
+    fn check(
+        &self,
+        taken: &[Operation],
+        way: &mut dyn Iterator<Item = bool>,
+        check: &mut dyn FnMut(&Self, &Operation) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        for operation in taken {
+            match operation {
+                Operation::Txn(inner) => self.check(inner.taken(next(way)), way, check)?,
+                other => check(self, other)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self, taken: &[Operation], way: &mut dyn Iterator<Item = bool>) -> Result<Vec<Done>, Stop> {
+        let mut done = Vec::with_capacity(taken.len());
+        for operation in taken {
+            done.push(match operation {
+                Operation::Put(put) => self.put(put)?,
+                Operation::Delete(delete) => self.delete(delete)?,
+                Operation::Range(query) => Done::Range(self.query(query)?),
+                Operation::Txn(inner) => {
+                    let succeeded = next(way);
+                    Done::Txn { succeeded, done: self.steps(inner.taken(succeeded), way)? }
+                }
+            });
+        }
+        Ok(done)
     }
 
     /// The changes that all of it comes to.
@@ -124,38 +188,43 @@ impl<'a> Evaluation<'a> {
         if self.own.is_empty() { self.base } else { self.base.next() }
     }
 
-    fn step(&mut self, operation: &Operation) -> Result<Done, Stop> {
-        match operation {
-            Operation::Put(put) => self.put(put),
-            Operation::Delete(delete) => self.delete(delete),
-            Operation::Range(query) => Ok(Done::Range(self.query(query)?)),
-            Operation::Txn(branches) => {
-                let (succeeded, done) = self.run(&branches.compares, &branches.then, &branches.otherwise)?;
-                Ok(Done::Txn { succeeded, done })
-            }
+    fn check_put(&self, put: &Put) -> Result<(), Stop> {
+        if keeps(put) && self.key(&put.key)?.is_none() {
+            return Err(missing(put));
+        }
+        match put.lease {
+            Attach::To(lease) if !self.has_lease(lease) => Err(Stop::Refused(Refusal::LeaseMissing { lease })),
+            _ => Ok(()),
         }
     }
 
+    fn has_lease(&self, lease: LeaseId) -> bool {
+        let stored = self.state.lease(self.group, self.keyspace, lease).is_some();
+        self.overlay.lease(self.keyspace, lease, stored)
+    }
+
+    fn check_revision(&self, at: Revision) -> Result<(), Stop> {
+        if at > self.base {
+            return Err(Stop::Refused(Refusal::Future { asked: at, head: self.base }));
+        }
+        let head = self.state.head(self.group, self.keyspace).revision;
+        self.state.view(self.group, self.keyspace, Some(at.min(head)))?;
+        Ok(())
+    }
+
     fn put(&mut self, put: &Put) -> Result<Done, Stop> {
-        let keeps = put.value.is_none() || put.lease == Attach::Keep;
-        let before = match keeps || put.previous || self.own.contains_key(&put.key) {
+        let before = match keeps(put) || put.previous || self.own.contains_key(&put.key) {
             true => self.key(&put.key)?,
             false => None,
         };
-        if keeps && before.is_none() {
-            let key = String::from_utf8_lossy(&put.key).into_owned();
-            return Err(Stop::Refused(Refusal::KeyMissing { key }));
+        // It may have been deleted by a step before.
+        if keeps(put) && before.is_none() {
+            return Err(missing(put));
         }
         let lease = match put.lease {
             Attach::None => None,
             Attach::Keep => before.as_ref().and_then(|state| state.lease),
-            Attach::To(lease) => {
-                let stored = self.state.lease(self.group, self.keyspace, lease).is_some();
-                if !self.overlay.lease(self.keyspace, lease, stored) {
-                    return Err(Stop::Refused(Refusal::LeaseMissing { lease }));
-                }
-                Some(lease)
-            }
+            Attach::To(lease) => Some(lease),
         };
         let kept = || before.as_ref().map(|state| state.value.clone()).unwrap_or_default();
         let value = put.value.clone().unwrap_or_else(kept);
@@ -248,9 +317,6 @@ impl<'a> Evaluation<'a> {
 
     /// A read of an earlier revision, which the transaction's own steps don't change.
     fn query_at(&self, query: &Query, at: Revision) -> Result<RangeResult, Stop> {
-        if at > self.base {
-            return Err(Stop::Refused(Refusal::Future { asked: at, head: self.base }));
-        }
         let head = self.state.head(self.group, self.keyspace).revision;
         let stored_at = at.min(head);
         let touched: Vec<_> = match at > head {
@@ -307,4 +373,18 @@ impl<'a> Evaluation<'a> {
         let more = query.arrange(&mut kvs) && query.want != Want::Count;
         Ok(RangeResult { kvs, more, count, revision: self.base })
     }
+}
+
+/// Whether a put keeps something of what is there.
+fn keeps(put: &Put) -> bool {
+    put.value.is_none() || put.lease == Attach::Keep
+}
+
+fn missing(put: &Put) -> Stop {
+    Stop::Refused(Refusal::KeyMissing { key: String::from_utf8_lossy(&put.key).into_owned() })
+}
+
+/// The next branch on the way: there is one for every transaction that is met.
+fn next(way: &mut dyn Iterator<Item = bool>) -> bool {
+    way.next().unwrap_or_default()
 }

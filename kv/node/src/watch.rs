@@ -75,6 +75,10 @@ impl History {
             let reason = reason.to_string();
             return Err(WatchError::Read(ReadError::OutOfService { group: self.group, reason }));
         }
+        let floor = self.state.usage(self.group, &self.keyspace).floor;
+        if after.next() < floor {
+            return Err(WatchError::Compacted { keyspace: self.keyspace.clone(), after, floor });
+        }
         if let Some(recent) = self.recent.lock().after(after, READ_REVISIONS) {
             return Ok(recent);
         }

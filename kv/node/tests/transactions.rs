@@ -38,8 +38,9 @@ async fn steps_see_the_steps_before_them() {
         relation: Relation::Equal,
         operand: Operand::Value(value.into()),
     };
+    // Compared is what was there before all steps, as in etcd.
     let inner = Branches {
-        compares: vec![equals("1")],
+        compares: vec![equals("2")],
         then: vec![Operation::put("b", "never")],
         otherwise: vec![Operation::Range(Query::all(KeyRange::All))],
     };

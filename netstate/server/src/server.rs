@@ -116,7 +116,9 @@ impl Server {
         let stop = CancellationToken::new();
         tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
         tokio::spawn(http::serve(http_listener, node.clone(), own.clone(), stop.clone()));
-        let etcd = kv_etcd::Services::new(node.clone(), config.etcd, stop.clone());
+        let client_url = Some(advertised(client, &node));
+        let etcd = kv_etcd::Config { client_url, ..config.etcd };
+        let etcd = kv_etcd::Services::new(node.clone(), etcd, stop.clone());
         for (address, keyspace) in config.listen_etcd {
             let (listener, _) = listen("clients of etcd", address).await?;
             let routes = etcd.for_keyspace(keyspace).add_to(reflection()?);
@@ -158,6 +160,16 @@ fn reflection() -> Result<Routes, StartError> {
         .build_v1()
         .map_err(|error| StartError::Reflection(error.into()))?;
     Ok(Routes::new(service))
+}
+
+/// The URL of the client port. Of a port on all addresses: with the host at which other nodes reach this one.
+fn advertised(client: SocketAddr, node: &Node) -> String {
+    let members = node.members();
+    let own = members.iter().find(|member| member.id == node.id() && client.ip().is_unspecified());
+    match own.and_then(|member| member.peer.rsplit_once(':')) {
+        Some((host, _)) => format!("http://{host}:{}", client.port()),
+        None => format!("http://{client}"),
+    }
 }
 
 async fn serve(listener: TcpListener, services: Services, stop: CancellationToken, routes: Routes) {

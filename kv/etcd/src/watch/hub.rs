@@ -69,6 +69,19 @@ struct Inner {
     index: Index,
 }
 
+impl Inner {
+    /// The watcher at a place, if it is this stream's.
+    fn of(&self, outbox: &Arc<Outbox>, place: Place) -> Option<&Watcher> {
+        self.watchers.get(place).filter(|watcher| Arc::ptr_eq(&watcher.outbox, outbox))
+    }
+
+    fn remove(&mut self, place: Place) -> Option<Watcher> {
+        let watcher = self.watchers.try_remove(place)?;
+        self.index.remove(&watcher.range, place);
+        Some(watcher)
+    }
+}
+
 impl Hub {
     pub(super) fn start(node: &Node, keyspace: &Keyspace, header: pb::ResponseHeader, progress: Duration) -> Arc<Self> {
         let head = node.head(keyspace).revision;
@@ -113,11 +126,11 @@ impl Hub {
         place
     }
 
-    pub(super) fn remove(&self, place: Place) -> Option<Watcher> {
+    /// Removes a stream's watcher. Its place may be another stream's by now.
+    pub(super) fn remove(&self, outbox: &Arc<Outbox>, place: Place) -> Option<Watcher> {
         let mut inner = self.inner.lock();
-        let watcher = inner.watchers.try_remove(place)?;
-        inner.index.remove(&watcher.range, place);
-        Some(watcher)
+        inner.of(outbox, place)?;
+        inner.remove(place)
     }
 
     /// Tells a stream how far all of its watchers are, as soon as that can be said.
@@ -230,7 +243,7 @@ impl Hub {
             inner.watchers.iter().filter(|(_, watcher)| denied(watcher)).map(|(place, _)| place).collect()
         };
         for place in ended {
-            self.cancel(place, 0, status::permission_denied().message());
+            self.cancel(place, status::permission_denied().message());
         }
     }
 
@@ -241,24 +254,49 @@ impl Hub {
         kv_auth::AuthState::load(records).map_or(true, |state| state.enabled())
     }
 
-    /// Ends a watcher and tells it why. `compacted`: the earliest revision that it could have begun at.
-    pub(super) fn cancel(&self, place: Place, compacted: i64, reason: &str) {
-        let Some(watcher) = self.remove(place) else { return };
-        let head = self.inner.lock().head;
+    /// Ends a watcher and tells it why.
+    fn cancel(&self, place: Place, reason: &str) {
+        let mut inner = self.inner.lock();
+        let Some(watcher) = inner.remove(place) else { return };
+        let head = inner.head;
+        drop(inner);
         watcher.outbox.control(pb::WatchResponse {
             header: Some(self.header(wire::revision(head))),
             watch_id: watcher.id,
             canceled: true,
-            compact_revision: compacted,
             cancel_reason: reason.into(),
             ..pb::WatchResponse::default()
         });
     }
 
-    /// Where some watchers are: (place, after, range, whether it wants previous states).
-    pub(super) fn positions(&self, places: &[Place]) -> Vec<(Place, Revision, KeyRange, bool)> {
+    /// Ends a watcher whose next event is gone. `compacted`: the earliest revision that it could have begun at.
+    pub(super) fn cancel_compacted(&self, outbox: &Arc<Outbox>, place: Place, compacted: i64) {
+        let Some(watcher) = self.remove(outbox, place) else { return };
+        outbox.control(pb::WatchResponse {
+            header: Some(self.header(0)),
+            watch_id: watcher.id,
+            canceled: true,
+            compact_revision: compacted,
+            ..pb::WatchResponse::default()
+        });
+    }
+
+    /// Ends a stream's watcher, if it has not ended by itself, and says so: the stream asked for it.
+    pub(super) fn cancelled(&self, outbox: &Arc<Outbox>, place: Place, id: i64) {
+        self.remove(outbox, place);
+        let head = self.inner.lock().head;
+        outbox.control(pb::WatchResponse {
+            header: Some(self.header(wire::revision(head))),
+            watch_id: id,
+            canceled: true,
+            ..pb::WatchResponse::default()
+        });
+    }
+
+    /// Where some of a stream's watchers are: (place, after, range, whether it wants previous states).
+    pub(super) fn positions(&self, outbox: &Arc<Outbox>, places: &[Place]) -> Vec<(Place, Revision, KeyRange, bool)> {
         let inner = self.inner.lock();
-        let found = places.iter().filter_map(|place| Some((*place, inner.watchers.get(*place)?)));
+        let found = places.iter().filter_map(|place| Some((*place, inner.of(outbox, *place)?)));
         let found = found.map(|(place, watcher)| (place, watcher.after, watcher.range.clone(), watcher.wants.previous));
         found.collect()
     }
@@ -267,11 +305,12 @@ impl Hub {
         &self.history
     }
 
-    /// Offers revisions from the history to a watcher that lags, in order. Returns whether it lags still.
-    pub(super) fn bring_up(&self, place: Place, revisions: &[Arc<RevisionEvents>]) -> bool {
+    /// Offers revisions from the history to a stream's watcher that lags, in order. Returns whether it lags still.
+    pub(super) fn bring_up(&self, outbox: &Arc<Outbox>, place: Place, revisions: &[Arc<RevisionEvents>]) -> bool {
         let mut inner = self.inner.lock();
         let head = inner.head;
-        let Some(watcher) = inner.watchers.get_mut(place) else { return false };
+        let found = inner.watchers.get_mut(place).filter(|watcher| Arc::ptr_eq(&watcher.outbox, outbox));
+        let Some(watcher) = found else { return false };
         for revision in revisions {
             let concerned = (0u32..).zip(&revision.events).filter(|(_, event)| watcher.range.contains(&event.key));
             let concerned: Box<[u32]> = concerned.map(|(at, _)| at).collect();

@@ -118,7 +118,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.remove(self.place);
+        self.hub.remove(&self.outbox, self.place);
         self.outbox.close();
         self.hubs.release(&self.keyspace);
     }

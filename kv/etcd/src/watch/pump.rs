@@ -33,7 +33,7 @@ pub(super) async fn run(hub: Arc<Hub>, outbox: Arc<Outbox>) {
 
 /// Gives each of these watchers some of what it has missed.
 fn round(hub: &Arc<Hub>, outbox: &Arc<Outbox>, places: &[Place]) {
-    let mut behind = hub.positions(places);
+    let mut behind = hub.positions(outbox, places);
     behind.sort_by_key(|(_, after, ..)| *after);
     if behind.len() <= READ_APART {
         for (place, after, range, previous) in behind {
@@ -62,7 +62,7 @@ fn give(
             // Others may be further: they read again from where they are.
             for (place, after) in watchers {
                 if after.next() < floor {
-                    hub.cancel(*place, wire::revision(floor), "");
+                    hub.cancel_compacted(outbox, *place, wire::revision(floor));
                 } else {
                     outbox.lag(*place);
                 }
@@ -75,7 +75,7 @@ fn give(
     for (place, after) in watchers {
         // One that begins later than what was read waits for its turn.
         let begins_later = read_to.is_some_and(|to| *after >= to);
-        if begins_later || hub.bring_up(*place, &revisions) {
+        if begins_later || hub.bring_up(outbox, *place, &revisions) {
             outbox.lag(*place);
         }
     }

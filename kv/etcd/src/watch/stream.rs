@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Shared},
-    wire,
+    compacted, wire,
 };
 
 /// Watches on one stream.
@@ -118,7 +118,7 @@ impl Watches {
         // An empty key with an empty end is the smallest key, as in etcd.
         let key = if request.key.is_empty() { bytes::Bytes::from_static(&[0]) } else { request.key.clone() };
         if let Err(denied) = self.caller.may_watch(request) {
-            return refuse(denied.message());
+            return refuse(&format!("rpc error: code = {:?} desc = {}", denied.code(), denied.message()));
         }
         let end = &request.range_end;
         if !end.is_empty() && end[..] != [0] && *end <= key {
@@ -150,14 +150,21 @@ impl Watches {
             fragments: request.fragment,
         };
         let after = match request.start_revision {
-            start @ 1.. => Revision::new(wire::from_revision(start).get().saturating_sub(1)),
-            _ => head,
+            0 => head,
+            start => Revision::new(wire::from_revision(start).get().saturating_sub(1)),
         };
         let range = KeyRange::between(key.clone(), end.clone());
         let mut watcher = Watcher::new(self.outbox.clone(), id, range, wants, after);
         watcher.notify = request.progress_notify;
         watcher.permit = self.permit(request);
         let (hub, place) = self.hubs().add(&self.caller.keyspace, watcher);
+        // Before the first revision lies what only a compaction at it takes away.
+        if request.start_revision < 0
+            && let Ok(compacted) = compacted::revision(&self.shared, &self.caller.keyspace)
+            && request.start_revision < compacted
+        {
+            hub.cancel_compacted(&self.outbox, place, compacted);
+        }
         places.by_id.insert(id, place);
         places.hub = Some(hub);
     }
@@ -170,7 +177,7 @@ impl Watches {
         let (shared, caller, request) = (self.shared.clone(), self.caller.clone(), request.clone());
         Permit::Asked(Arc::new(move || {
             let now = shared.auth(&caller.keyspace);
-            now.is_ok_and(|auth| auth.check_watch(caller.who(), &request).is_ok())
+            now.is_ok_and(|auth| caller.who().and_then(|who| auth.check_watch(who, &request)).is_ok())
         }))
     }
 
@@ -178,7 +185,7 @@ impl Watches {
         let mut places = self.places.lock();
         let Some(place) = places.by_id.remove(&id) else { return };
         if let Some(hub) = &places.hub {
-            hub.cancel(place, 0, "");
+            hub.cancelled(&self.outbox, place, id);
         }
     }
 }
@@ -188,7 +195,7 @@ impl Drop for Watches {
         let places = self.places.get_mut();
         if let Some(hub) = &places.hub {
             for place in places.by_id.values() {
-                hub.remove(*place);
+                hub.remove(&self.outbox, *place);
             }
         }
         self.outbox.close();

@@ -1,0 +1,64 @@
+//! A keyspace's keys as a file, for `etcdctl snapshot save`.
+//!
+//! The format: a line that names it, every key at one revision as a length-delimited `mvccpb.KeyValue`, ascending, and
+//! the SHA-256 of all before it, as etcd appends one to its own. etcd's is a copy of its database, of which nothing here
+//! has the form.
+
+use bytes::{Bytes, BytesMut};
+use kv_core::{KeyRange, Keyspace, Query};
+use kv_node::{Node, ReadError};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::wire;
+
+const NAME: &str = "netstate keyspace snapshot 1\n";
+
+/// Keys of one part.
+const PART_KEYS: usize = 500;
+
+/// What is still to be read of a snapshot.
+pub(crate) struct Snapshot {
+    pages: kv_node::Pages,
+    hasher: Sha256,
+    begun: bool,
+    ended: bool,
+}
+
+impl Snapshot {
+    /// Pins what the local replica has now.
+    pub(crate) fn of(node: &Node, keyspace: &Keyspace) -> Result<Self, ReadError> {
+        let pages = node.pages(keyspace, &Query::all(KeyRange::All), PART_KEYS)?;
+        Ok(Snapshot { pages, hasher: Sha256::new(), begun: false, ended: false })
+    }
+
+    /// The next bytes of the file. Reads from disk.
+    pub(crate) fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+        if self.ended {
+            return None;
+        }
+        let mut part = BytesMut::new();
+        if !std::mem::replace(&mut self.begun, true) {
+            part.extend_from_slice(NAME.as_bytes());
+        }
+        match self.pages.next() {
+            Ok(Some(page)) => {
+                for kv in page.kvs {
+                    let kv = wire::kv(kv).encode_length_delimited_to_vec();
+                    part.extend_from_slice(&kv);
+                }
+                self.hasher.update(&part);
+            }
+            Ok(None) => {
+                self.hasher.update(&part);
+                part.extend_from_slice(&self.hasher.finalize_reset());
+                self.ended = true;
+            }
+            Err(error) => {
+                self.ended = true;
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(part.freeze()))
+    }
+}
