@@ -33,4 +33,5 @@ mod wire;
 
 pub use config::{AutoCompaction, AutoCompactionError, Config};
 pub use kv_auth::{TokenOptionError, Tokens};
+pub use kv_gateway::GatewayError;
 pub use services::Services;

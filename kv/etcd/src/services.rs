@@ -1,5 +1,6 @@
 //! All services of the API together.
 
+use axum::{extract::State, http::StatusCode, routing::get};
 use etcd_proto::{
     etcdserverpb::{
         auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
@@ -88,18 +89,29 @@ impl Services {
         Routes::from(routes.prepare().into_axum_router().layer(axum::middleware::map_response(too_large)))
     }
 
-    /// The answer to `/health`: whether a linearizable read works, in etcd's form.
-    pub async fn health(&self) -> (bool, String) {
-        let node = self.0.node();
-        let group = node.group_of(&self.0.config().keyspace);
-        match node.read_barrier(group).await {
-            Ok(()) => (true, r#"{"health":"true"}"#.into()),
-            Err(_) => (false, r#"{"health":"false"}"#.into()),
-        }
+    /// Adds what is asked over plain HTTP: JSON for every service of `routes`, `/health` and `/version`.
+    pub fn with_http(&self, routes: Routes) -> Result<axum::Router, kv_gateway::GatewayError> {
+        let routes = routes.prepare();
+        let limits = kv_gateway::Limits {
+            request_bytes_max: self.0.config().request_bytes + OVERHEAD_BYTES,
+            ..Default::default()
+        };
+        let gateway = kv_gateway::Gateway::with_limits(limits)?.router(routes.clone());
+        let own = axum::Router::new().route("/health", get(health)).route("/version", get(version));
+        Ok(routes.into_axum_router().merge(gateway).merge(own.with_state(self.0.clone())))
     }
+}
 
-    /// The answer to `/version`, in etcd's form.
-    pub fn version(&self) -> String {
-        format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"3.5.0"}}"#)
+/// Whether a linearizable read works, in etcd's form.
+async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    let group = shared.node().group_of(&shared.config().keyspace);
+    match shared.node().read_barrier(group).await {
+        Ok(()) => (StatusCode::OK, r#"{"health":"true","reason":""}"#),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, r#"{"health":"false","reason":"NO LEADER"}"#),
     }
+}
+
+/// The version, in etcd's form.
+async fn version() -> String {
+    format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"3.5.0"}}"#)
 }

@@ -51,6 +51,8 @@ enum Command {
     #[command(subcommand)]
     Audit(commands::audit::Command),
     #[command(subcommand)]
+    Import(commands::import::Command),
+    #[command(subcommand)]
     Cluster(commands::cluster::Command),
     #[command(subcommand)]
     Bench(bench::Command),
@@ -80,6 +82,7 @@ impl Cli {
             Command::Exposure(args) => commands::query::exposure(args, &session(global)?).await,
             Command::Wait(args) => commands::wait::run(args, &session(global)?).await,
             Command::Audit(command) => commands::audit::run(command, &session(global)?).await,
+            Command::Import(command) => Box::pin(commands::import::run(command, &global)).await,
             Command::Cluster(command) => commands::cluster::run(command, &session(global)?).await,
             Command::Bench(command) => Box::pin(bench::run(command, &session(global)?)).await,
         }
@@ -151,6 +154,7 @@ mod tests {
             "netstate wait --connection c1 --network web",
             "netstate audit log --network web --all",
             "netstate network ls -o xml",
+            "netstate import etcd",
             "netstate --timeout soon network ls",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -19,12 +19,17 @@ pub(crate) async fn serve(listener: TcpListener, node: Node, own: Arc<Own>, stop
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(rendered))
-        .with_state(Arc::new(Shared { node, own }));
+        .with_state(Arc::new(Shared { node: node.clone(), own: own.clone() }))
+        .merge(metrics(node, own));
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the HTTP port is closed");
     }
+}
+
+/// `/metrics`, which clients of etcd look for on their own port.
+pub(crate) fn metrics(node: Node, own: Arc<Own>) -> Router {
+    Router::new().route("/metrics", get(rendered)).with_state(Arc::new(Shared { node, own }))
 }
 
 /// Ready: the directory has a leader, and every replica here may serve.

@@ -74,6 +74,9 @@ pub enum StartError {
     /// Reflection could not be set up.
     #[error("the compiled API descriptions are unusable")]
     Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// JSON could not be set up.
+    #[error("the compiled API descriptions are unusable")]
+    Gateway(#[from] kv_etcd::GatewayError),
 }
 
 /// A running server.
@@ -121,11 +124,15 @@ impl Server {
         let etcd = kv_etcd::Services::new(node.clone(), etcd, stop.clone());
         for (address, keyspace) in config.listen_etcd {
             let (listener, _) = listen("clients of etcd", address).await?;
-            let routes = etcd.for_keyspace(keyspace).add_to(reflection()?);
-            tokio::spawn(transport(listener, routes, stop.clone()));
+            let etcd = etcd.for_keyspace(keyspace);
+            let routes = etcd.add_to(base().await?);
+            let router = etcd.with_http(routes)?.merge(http::metrics(node.clone(), own.clone()));
+            tokio::spawn(transport(listener, router, stop.clone()));
         }
+        let metrics = http::metrics(node.clone(), own.clone());
         let services = Services { node: node.clone(), view, executor, hub, clock, own, stop: stop.clone() };
-        let serving = tokio::spawn(serve(client_listener, services, stop.clone(), etcd.add_to(reflection()?)));
+        let routes = own_api(etcd.add_to(base().await?), &services);
+        let serving = tokio::spawn(transport(client_listener, etcd.with_http(routes)?.merge(metrics), stop.clone()));
         Ok(Server { node, stop, client, http, serving })
     }
 
@@ -153,13 +160,16 @@ impl Server {
     }
 }
 
-fn reflection() -> Result<Routes, StartError> {
+/// What every port for clients has: what there is to be called, and whether it is well.
+async fn base() -> Result<Routes, StartError> {
     let service = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
         .register_encoded_file_descriptor_set(etcd_proto::DESCRIPTORS)
         .build_v1()
         .map_err(|error| StartError::Reflection(error.into()))?;
-    Ok(Routes::new(service))
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    Ok(Routes::new(service).add_service(health_service))
 }
 
 /// The URL of the client port. Of a port on all addresses: with the host at which other nodes reach this one.
@@ -172,21 +182,19 @@ fn advertised(client: SocketAddr, node: &Node) -> String {
     }
 }
 
-async fn serve(listener: TcpListener, services: Services, stop: CancellationToken, routes: Routes) {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let routes = routes
-        .add_service(health_service)
-        .add_service(NetworksServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(EndpointsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(ConnectionsServer::new(services.clone()))
-        .add_service(HostsServer::new(services.clone()).max_decoding_message_size(REQUEST_BYTES))
-        .add_service(QueriesServer::new(services));
-    transport(listener, routes, stop).await;
+/// Adds this store's own API.
+fn own_api(routes: Routes, services: &Services) -> Routes {
+    let services = || services.clone();
+    routes
+        .add_service(NetworksServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(EndpointsServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(ConnectionsServer::new(services()))
+        .add_service(HostsServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
+        .add_service(QueriesServer::new(services()))
 }
 
 /// Serves on one port until `stop`.
-async fn transport(listener: TcpListener, routes: Routes, stop: CancellationToken) {
+async fn transport(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = Transport::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -194,7 +202,8 @@ async fn transport(listener: TcpListener, routes: Routes, stop: CancellationToke
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .add_routes(routes)
+        .accept_http1(true)
+        .add_routes(Routes::from(router))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await;
     if let Err(error) = served {

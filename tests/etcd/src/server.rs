@@ -152,7 +152,7 @@ fn netstate(data: &Path, client: u16, peer: u16, http: u16) -> Result<Command> {
 }
 
 /// `NETSTATE_BIN`, or the program that cargo built into the same target directory as the running test.
-fn netstate_program() -> Result<PathBuf> {
+pub fn netstate_program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("NETSTATE_BIN") {
         return Ok(PathBuf::from(path));
     }

@@ -11,6 +11,7 @@ pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod endpoint;
 pub(crate) mod host;
+pub(crate) mod import;
 pub(crate) mod logging;
 pub(crate) mod network;
 pub(crate) mod probe;
