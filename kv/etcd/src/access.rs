@@ -8,7 +8,7 @@ use kv_auth::{AuthError, AuthState, Credentials, Identity};
 use kv_core::{Keyspace, LeaseId, Revision};
 use kv_node::Node;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{Config, status, wire};
@@ -18,6 +18,9 @@ const KEYSPACE: &str = "netstate-keyspace";
 
 /// Passwords hashed at a time: each takes some 20 MiB and a core.
 const HASHED_AT_ONCE: usize = 2;
+
+/// Large ranges, streamed ranges and snapshots under way on one port.
+const LONG_READS: usize = 128;
 
 /// What all services share. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) hubs: crate::watch::Hubs,
     states: Mutex<HashMap<Keyspace, Known>>,
     hashing: Semaphore,
+    long_reads: Arc<Semaphore>,
 }
 
 /// A keyspace's users and roles as they were when their records were read last.
@@ -55,6 +59,7 @@ impl Shared {
             hubs,
             states: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
+            long_reads: Arc::new(Semaphore::new(LONG_READS)),
         }))
     }
 
@@ -67,6 +72,7 @@ impl Shared {
             hubs,
             states: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
+            long_reads: Arc::new(Semaphore::new(LONG_READS)),
         }))
     }
 
@@ -138,6 +144,11 @@ impl Shared {
     ) -> Result<T, Status> {
         let _turn = self.0.hashing.acquire().await.map_err(|_| status::stopped())?;
         tokio::task::spawn_blocking(work).await.map_err(|_| status::stopped())
+    }
+
+    /// A turn to read something large: it holds a thread for as long as its client takes to receive it.
+    pub(crate) fn long_read(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.0.long_reads.clone().try_acquire_owned().map_err(|_| status::too_many_requests())
     }
 
     /// A keyspace's users and roles, as the local replica has them.

@@ -98,12 +98,12 @@ impl Kv for KvService {
         if !request.serializable {
             node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
         }
+        let turn = self.0.long_read()?;
         let pages = node.pages(&caller.keyspace, &query, PART_KEYS).map_err(|error| status::read(&error))?;
         let header = self.0.header_now(&caller.keyspace);
         let (parts, stream) = tokio::sync::mpsc::channel(PARTS);
         tokio::task::spawn_blocking(move || {
-            let mut header = header;
-            let mut pages = pages;
+            let (_turn, mut header, mut pages) = (turn, header, pages);
             loop {
                 let part = match pages.next() {
                     Ok(Some(found)) => {

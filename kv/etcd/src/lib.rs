@@ -18,6 +18,7 @@ mod cluster;
 mod compacted;
 mod compactor;
 mod config;
+mod edge;
 mod election;
 mod kv;
 mod lease;

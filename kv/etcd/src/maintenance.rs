@@ -133,7 +133,8 @@ impl Maintenance for MaintenanceService {
         let caller = self.0.caller(&request)?;
         may_maintain(&caller)?;
         // Space is given back while everything goes on: there is nothing to do.
-        let mut response = Response::new(pb::DefragmentResponse { header: self.0.header_now(&caller.keyspace) });
+        // As in etcd, without a header.
+        let mut response = Response::new(pb::DefragmentResponse { header: None });
         let note = "space is given back online; there was nothing to defragment";
         response.metadata_mut().insert("netstate-note", tonic::metadata::MetadataValue::from_static(note));
         Ok(response)
@@ -171,10 +172,12 @@ impl Maintenance for MaintenanceService {
         may_maintain(&caller)?;
         let node = self.0.node();
         node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
+        let turn = self.0.long_read()?;
         let header = self.0.header_now(&caller.keyspace);
         let mut snapshot = Snapshot::of(node, &caller.keyspace).map_err(|error| status::read(&error))?;
         let (parts, stream) = tokio::sync::mpsc::channel(PARTS);
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             while let Some(part) = snapshot.next() {
                 let part = part.map(|blob| pb::SnapshotResponse { header, blob, ..pb::SnapshotResponse::default() });
                 let last = part.is_err();
@@ -211,7 +214,8 @@ impl Maintenance for MaintenanceService {
             };
             tokio::time::timeout(HAND_OVER, handed).await.map_err(|_| status::timeout())?;
         }
-        Ok(Response::new(pb::MoveLeaderResponse { header: self.0.header_now(&caller.keyspace) }))
+        // As in etcd, without a header.
+        Ok(Response::new(pb::MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(

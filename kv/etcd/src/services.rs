@@ -11,7 +11,7 @@ use etcd_proto::{
 };
 use kv_node::Node;
 use tokio_util::sync::CancellationToken;
-use tonic::{codegen::http::HeaderValue, service::Routes};
+use tonic::service::Routes;
 
 use crate::{
     Config,
@@ -19,6 +19,7 @@ use crate::{
     auth::AuthService,
     cluster::ClusterService,
     compactor,
+    edge::{self, Edge},
     election::ElectionService,
     kv::KvService,
     lease::LeaseService,
@@ -28,29 +29,11 @@ use crate::{
     watch::WatchService,
 };
 
-const GRPC_STATUS: &str = "grpc-status";
-const GRPC_MESSAGE: &str = "grpc-message";
-
-/// What tonic says of a message beyond the limit, as it is encoded in a header.
-const TOO_LARGE: &[u8] = b"Error,%20decoded%20message%20length%20too%20large";
-
 /// What a request may have beyond the largest that is carried out: so that the refusal is this API's own.
 const OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// The largest answer: that of a range of everything.
 const ANSWER_BYTES: usize = usize::MAX;
-
-/// A request that was too large to be read, in the code of etcd's gRPC library. tonic has another.
-async fn too_large(mut response: axum::response::Response) -> axum::response::Response {
-    let headers = response.headers_mut();
-    let is =
-        |name, value: &[u8]| headers.get(name).is_some_and(|header: &HeaderValue| header.as_bytes().starts_with(value));
-    if is(GRPC_STATUS, b"11") && is(GRPC_MESSAGE, TOO_LARGE) {
-        headers.insert(GRPC_STATUS, HeaderValue::from_static("8"));
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static("grpc: received message larger than max"));
-    }
-    response
-}
 
 /// All services of the API on one node.
 #[derive(Clone)]
@@ -86,7 +69,9 @@ impl Services {
             .add_service(MaintenanceServer::new(MaintenanceService(shared())))
             .add_service(LockServer::new(LockService(shared())))
             .add_service(ElectionServer::new(ElectionService(shared())));
-        Routes::from(routes.prepare().into_axum_router().layer(axum::middleware::map_response(too_large)))
+        let edge = Edge { shared: self.0.clone(), request_bytes: limit };
+        let edge = axum::middleware::from_fn_with_state(edge, edge::pass);
+        Routes::from(routes.prepare().into_axum_router().layer(edge))
     }
 
     /// Adds what is asked over plain HTTP: JSON for every service of `routes`, `/health` and `/version`.

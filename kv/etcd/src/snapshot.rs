@@ -1,10 +1,10 @@
 //! A keyspace's keys as a file, for `etcdctl snapshot save`.
 //!
-//! The format: a line that names it, every key at one revision as a length-delimited `mvccpb.KeyValue`, ascending, and
-//! the SHA-256 of all before it, as etcd appends one to its own. etcd's is a copy of its database, of which nothing here
-//! has the form.
+//! The format: a line that names it, every key at one revision as a length-delimited `mvccpb.KeyValue`, ascending, zeros up
+//! to a multiple of 512 bytes, and the SHA-256 of all before it: etcdctl looks for it by that. etcd's file is a copy of its
+//! database, of which nothing here has the form.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kv_core::{KeyRange, Keyspace, Query};
 use kv_node::{Node, ReadError};
 use prost::Message;
@@ -14,6 +14,9 @@ use crate::wire;
 
 const NAME: &str = "netstate keyspace snapshot 1\n";
 
+/// What the length before the hash is a multiple of.
+const BLOCK_BYTES: usize = 512;
+
 /// Keys of one part.
 const PART_KEYS: usize = 500;
 
@@ -21,6 +24,8 @@ const PART_KEYS: usize = 500;
 pub(crate) struct Snapshot {
     pages: kv_node::Pages,
     hasher: Sha256,
+    /// Of the file so far.
+    bytes: usize,
     begun: bool,
     ended: bool,
 }
@@ -29,7 +34,7 @@ impl Snapshot {
     /// Pins what the local replica has now.
     pub(crate) fn of(node: &Node, keyspace: &Keyspace) -> Result<Self, ReadError> {
         let pages = node.pages(keyspace, &Query::all(KeyRange::All), PART_KEYS)?;
-        Ok(Snapshot { pages, hasher: Sha256::new(), begun: false, ended: false })
+        Ok(Snapshot { pages, hasher: Sha256::new(), bytes: 0, begun: false, ended: false })
     }
 
     /// The next bytes of the file. Reads from disk.
@@ -50,6 +55,8 @@ impl Snapshot {
                 self.hasher.update(&part);
             }
             Ok(None) => {
+                let bytes = self.bytes + part.len();
+                part.put_bytes(0, bytes.next_multiple_of(BLOCK_BYTES) - bytes);
                 self.hasher.update(&part);
                 part.extend_from_slice(&self.hasher.finalize_reset());
                 self.ended = true;
@@ -59,6 +66,7 @@ impl Snapshot {
                 return Some(Err(error));
             }
         }
+        self.bytes += part.len();
         Some(Ok(part.freeze()))
     }
 }

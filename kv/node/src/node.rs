@@ -97,6 +97,11 @@ impl Pages {
     pub fn next(&mut self) -> Result<Option<RangeResult>, ReadError> {
         self.pages.next_page().map_err(|error| read_error(&self.leadership, self.group, error.into()))
     }
+
+    /// Begins again with the first page, as it was.
+    pub fn rewind(&mut self) {
+        self.pages.rewind();
+    }
 }
 
 /// What a walk over a group's chains found sound.

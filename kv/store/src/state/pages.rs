@@ -55,22 +55,29 @@ impl State {
             Some(pinned) => super::read::stored_keyspace(&database, pinned, group, keyspace)?.or(known),
             None => None,
         };
-        let left = query.limit.unwrap_or(usize::MAX);
-        Ok(Pages {
-            next: known.map(|_| Bytes::copy_from_slice(query.range.start())),
+        let mut pages = Pages {
+            next: None,
             known: known.unwrap_or_default(),
             pinned,
             database,
             group,
             query: query.clone(),
             page_keys: page_keys.max(1),
-            left,
+            left: 0,
             _hold: hold.flatten(),
-        })
+        };
+        pages.rewind();
+        Ok(pages)
     }
 }
 
 impl Pages {
+    /// Begins again with the first page, as it was.
+    pub fn rewind(&mut self) {
+        self.next = Some(Bytes::copy_from_slice(self.query.range.start()));
+        self.left = self.query.limit.unwrap_or(usize::MAX);
+    }
+
     /// The next page, `more` in all but the last; `None` after that. Blocks on disk.
     pub fn next_page(&mut self) -> Result<Option<RangeResult>, StoreError> {
         let (Some(from), Some(pinned)) = (self.next.take(), &self.pinned) else { return Ok(None) };
