@@ -12,8 +12,8 @@ pub(crate) const FRAMES: &str = "netstate_host_frames_total";
 pub(crate) const ATTACHED: &str = "netstate_endpoints_attached_total";
 /// Seconds from a command's arrival at this node to its outcome.
 pub(crate) const COMMAND_SECONDS: &str = "netstate_command_seconds";
-/// Resident memory of the process, in bytes.
-pub(crate) const RESIDENT_BYTES: &str = "netstate_resident_bytes";
+/// Resident memory of the process, in bytes. The name is Prometheus' own.
+pub(crate) const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 /// Data on disk, in bytes.
 pub(crate) const DISK_BYTES: &str = "netstate_disk_bytes";
 /// Groups that this node leads.
