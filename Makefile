@@ -1,10 +1,10 @@
 # make without a target tells what there is.
 CARGO := scripts/with-rocksdb cargo
 
-.PHONY: help build demo test verify bench
+.PHONY: help build demo test verify bench bench-etcd
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the binary, optimised: target/release/netstate
 	@scripts/prepare build
@@ -29,3 +29,8 @@ bench: ## measures this machine and writes docs/benchmarks.md
 	@scripts/prepare
 	$(CARGO) build --release --locked --package netstate-cli
 	@scripts/bench
+
+bench-etcd: ## etcd and this with the same load on this machine; writes docs/benchmarks-etcd.md (half an hour)
+	@scripts/prepare
+	$(CARGO) build --profile dist --locked --package netstate-cli
+	$(CARGO) run --release --locked --package bench-etcd -- run --netstate $(or $(CARGO_TARGET_DIR),target)/dist/netstate

@@ -35,9 +35,9 @@ pub(crate) struct Inner {
     long_reads: Arc<Semaphore>,
 }
 
-/// A keyspace's users and roles as they were when their records were read last.
+/// A keyspace's users and roles as they were when records had changed so often.
 struct Known {
-    settings: Option<Bytes>,
+    changes: u64,
     state: Arc<AuthState>,
 }
 
@@ -154,21 +154,20 @@ impl Shared {
     /// A keyspace's users and roles, as the local replica has them.
     pub(crate) fn auth(&self, keyspace: &Keyspace) -> Result<Arc<AuthState>, Status> {
         let node = self.node();
-        let read = |error: kv_node::ReadError| status::read(&error);
-        // Every change of users and roles changes the settings' record.
-        let settings = node.beside(keyspace, kv_auth::SETTINGS_RECORD).map_err(read)?;
+        // Taken before the records are read, which are then at least as new.
+        let changes = node.record_changes(keyspace);
         let mut states = self.0.states.lock();
-        if let Some(known) = states.get(keyspace).filter(|known| known.settings == settings) {
+        if let Some(known) = states.get(keyspace).filter(|known| known.changes == changes) {
             return Ok(known.state.clone());
         }
-        let records = node.all_beside(keyspace, kv_auth::RECORDS).map_err(read)?;
+        let records = node.all_beside(keyspace, kv_auth::RECORDS).map_err(|error| status::read(&error))?;
         let plain = records.iter().map(|(key, value)| (&key[..], &value[..]));
         let state = AuthState::load(plain).map_err(|error| {
             tracing::error!(%keyspace, %error, "users and roles cannot be read");
             status::corrupt()
         })?;
         let state = Arc::new(state);
-        states.insert(keyspace.clone(), Known { settings, state: state.clone() });
+        states.insert(keyspace.clone(), Known { changes, state: state.clone() });
         Ok(state)
     }
 }

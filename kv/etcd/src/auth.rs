@@ -20,6 +20,14 @@ const ATTEMPTS: usize = 16;
 #[derive(Clone)]
 pub(crate) struct AuthService(pub(crate) Shared);
 
+/// Hashes of another method than this store's are of no use, and an ignored one would leave the user an empty password.
+fn no_hash(hashed_password: &str) -> Result<(), Status> {
+    match hashed_password {
+        "" => Ok(()),
+        _ => Err(Status::invalid_argument("a hashed password cannot be taken over; send the password")),
+    }
+}
+
 impl AuthService {
     /// Carries out a command, on the latest users and roles.
     async fn change(&self, caller: &Caller, command: Command) -> Result<Option<pb::ResponseHeader>, Status> {
@@ -127,6 +135,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthUserAddRequest>,
     ) -> Result<Response<pb::AuthUserAddResponse>, Status> {
+        no_hash(&request.get_ref().hashed_password)?;
         let header = self.administrate(&request, request.get_ref().clone().into()).await?;
         Ok(Response::new(pb::AuthUserAddResponse { header }))
     }
@@ -161,6 +170,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthUserChangePasswordRequest>,
     ) -> Result<Response<pb::AuthUserChangePasswordResponse>, Status> {
+        no_hash(&request.get_ref().hashed_password)?;
         let header = self.administrate(&request, request.get_ref().clone().into()).await?;
         Ok(Response::new(pb::AuthUserChangePasswordResponse { header }))
     }

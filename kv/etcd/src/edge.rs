@@ -93,7 +93,7 @@ fn too_large(mut response: Response) -> Response {
 }
 
 /// The range that is asked for, if it may have more keys than a page.
-fn large(body: &Bytes) -> Option<pb::RangeRequest> {
+pub(crate) fn large(body: &Bytes) -> Option<pb::RangeRequest> {
     let (prefix, message) = body.split_at_checked(PREFIX_BYTES)?;
     let plain = prefix[0] == 0 && prefix[1..] == u32::try_from(message.len()).ok()?.to_be_bytes();
     let request = pb::RangeRequest::decode(body.slice(PREFIX_BYTES..)).ok().filter(|_| plain)?;

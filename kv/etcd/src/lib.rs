@@ -20,6 +20,8 @@ mod compactor;
 mod config;
 mod edge;
 mod election;
+#[cfg(test)]
+mod fuzz;
 mod kv;
 mod lease;
 mod lock;

@@ -43,7 +43,8 @@ impl MaintenanceService {
     /// The alarms of a keyspace: it is as large as it may be, or a replica here is damaged.
     fn alarms(&self, keyspace: &Keyspace) -> Vec<pb::AlarmMember> {
         let node = self.0.node();
-        let full = node.usage(keyspace).bytes >= self.0.config().quota_bytes;
+        // Said before writes are refused, while there is time to do something.
+        let full = node.usage(keyspace).bytes >= self.0.config().quota_bytes / 10 * 9;
         let damaged = node.problem(node.group_of(keyspace)).is_some();
         let alarm = |alarm: pb::AlarmType| pb::AlarmMember { member_id: node.id().get(), alarm: alarm.into() };
         let full = full.then(|| alarm(pb::AlarmType::Nospace));

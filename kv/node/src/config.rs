@@ -84,8 +84,8 @@ impl Default for Timing {
     fn default() -> Self {
         Timing {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(800),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(650),
             commit_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             compare_heads: Duration::from_secs(1),

@@ -438,6 +438,12 @@ impl Node {
         self.group(keyspace).published.records()
     }
 
+    /// Grows with every change of records beside the keys, of this keyspace and others, before the change is told to
+    /// anybody: what was read while it had this value is still so.
+    pub fn record_changes(&self, keyspace: &Keyspace) -> u64 {
+        self.group(keyspace).published.record_changes()
+    }
+
     /// The keys of a query, a page of at most so many at a time, all of one revision however long it takes.
     pub fn pages(&self, keyspace: &Keyspace, query: &Query, keys: usize) -> Result<Pages, ReadError> {
         let group = self.serving(keyspace)?;

@@ -129,6 +129,11 @@ impl Published {
     }
 
     /// Changes whenever a record beside the keys does.
+    /// How often records beside the keys have changed, or may have, since the node started.
+    pub(crate) fn record_changes(&self) -> u64 {
+        *self.records.borrow()
+    }
+
     pub(crate) fn records(&self) -> watch::Receiver<u64> {
         self.records.subscribe()
     }

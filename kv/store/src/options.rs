@@ -52,6 +52,8 @@ impl Options {
         options.set_max_background_jobs(2);
         options.set_max_write_buffer_number(2);
         options.set_arena_block_size(ARENA_BYTES);
+        // One thread at a time writes: inserts need not be safe beside others.
+        options.set_allow_concurrent_memtable_write(false);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_log_level(LogLevel::Warn);
@@ -73,7 +75,7 @@ impl Options {
         options.set_block_based_table_factory(&tables);
         options.set_write_buffer_size(self.state_memtable_bytes);
         options.set_memtable_whole_key_filtering(true);
-        options.set_memtable_prefix_bloom_ratio(0.05);
+        options.set_memtable_prefix_bloom_ratio(0.02);
         let deeper = 7 - PLAIN_LEVELS;
         let levels = [vec![DBCompressionType::None; PLAIN_LEVELS], vec![DBCompressionType::Lz4; deeper]].concat();
         options.set_compression_per_level(&levels);

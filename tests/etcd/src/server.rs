@@ -57,9 +57,14 @@ pub struct Server {
 impl Server {
     /// Starts a server on free ports and waits until it answers a linearizable read.
     pub async fn start(kind: Kind) -> Result<Self> {
+        Self::start_with(kind, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_with(kind: Kind, arguments: &[&str]) -> Result<Self> {
         let mut attempt = 1;
         loop {
-            let mut server = Self::spawn(kind)?;
+            let mut server = Self::spawn(kind, arguments)?;
             match server.wait_until_healthy().await {
                 Ok(()) => return Ok(server),
                 Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
@@ -73,7 +78,7 @@ impl Server {
         &self.address
     }
 
-    fn spawn(kind: Kind) -> Result<Self> {
+    fn spawn(kind: Kind, arguments: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("etcd-tests-").tempdir().context("no temporary directory")?;
         let [client, peer, http] = free_ports()?;
         let data = directory.path().join("data");
@@ -81,6 +86,7 @@ impl Server {
             Kind::Etcd => etcd(&data, client, peer)?,
             Kind::Netstate => netstate(&data, client, peer, http)?,
         };
+        command.args(arguments);
         let log = std::fs::File::create(directory.path().join("log")).context("no log file")?;
         let child = command
             .stdin(Stdio::null())

@@ -64,7 +64,7 @@ fn dump(dir: &Path, chunks: &[Bytes]) -> String {
     text
 }
 
-fn fixture() -> Vec<Line> {
+pub(super) fn fixture() -> Vec<Line> {
     let bytes = |hex: &str| -> Vec<u8> {
         let digits = hex.as_bytes().chunks_exact(2);
         digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()

@@ -5,6 +5,7 @@ mod counts;
 mod crash;
 mod damage;
 mod fixture;
+mod fuzz;
 mod leases;
 mod model;
 mod snapshot;
