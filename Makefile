@@ -17,6 +17,8 @@ demo: ## a cluster, three hosts, containers and real packets, told step by step 
 
 test: ## every test; packet tests need root and are skipped, saying so, without
 	@scripts/prepare
+	@tests/conformance/fetch etcd-client > /dev/null
+	@tests/conformance/fetch aetcd > /dev/null
 	$(CARGO) test --workspace --locked
 
 verify: ## what CI runs: formatting, lints, tests; changes nothing

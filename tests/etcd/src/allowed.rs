@@ -91,22 +91,6 @@ pub const ALLOWED: &[Allowed] = &[
             _ => false,
         },
     },
-    Allowed {
-        reason: "a field of a later etcd, of another wire type: etcd 3.4 doesn't know it and skips it",
-        matches: |_, subject| match subject {
-            Response::Refusal { code: Code::Internal, message } => {
-                LATER_FIELDS.iter().any(|field| message.contains(field)) && message.contains("invalid wire type")
-            }
-            _ => false,
-        },
-    },
-];
-
-/// Fields of requests that came after etcd 3.4.
-const LATER_FIELDS: [&str; 3] = [
-    "AuthUserAddRequest.hashed_password",
-    "AuthUserChangePasswordRequest.hashed_password",
-    "MemberListRequest.linearizable",
 ];
 
 /// Whether the text was written by grpc-go.
