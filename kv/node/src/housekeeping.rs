@@ -55,7 +55,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             purge(&inner, &mut flushed).await;
         }
         if idle {
-            settle(&inner).await;
             settled = appended;
         }
         if reclaiming.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -71,16 +70,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         for group in &inner.groups {
             spread(&inner, group, &up_since).await;
         }
-    }
-}
-
-/// Nothing is being written: what was purged need not stay in the log's memory.
-async fn settle(inner: &Arc<Inner>) {
-    let log = inner.store.log().clone();
-    match tokio::task::spawn_blocking(move || log.flush()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => inner.failure.report(&error.to_string()),
-        Err(error) => inner.failure.report(&format!("flushing the log panicked: {error}")),
     }
 }
 

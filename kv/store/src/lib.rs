@@ -3,7 +3,7 @@
 //! ```text
 //! <data dir>/IDENTITY    whose data this is, and in which format
 //!            LOCK        held while a process has the directory open
-//!            raft-log/   RocksDB with its write-ahead log on: entries, votes and positions of all groups
+//!            raft-log/   segments: entries, votes and positions of all groups
 //!            state/      RocksDB with its write-ahead log off: what the applied entries came to, by group
 //!            snapshots/  what is being received, and what is being put in the place of a group's state
 //! ```

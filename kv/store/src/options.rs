@@ -1,6 +1,6 @@
-//! How much memory and how many files a store takes, and how its databases are set up.
+//! How much memory and how many files a store takes, and how its database is set up.
 
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, LogLevel};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, LogLevel};
 
 use crate::state::Reclaim;
 
@@ -9,15 +9,15 @@ use crate::state::Reclaim;
 pub struct Options {
     /// Bytes of a memtable of the state database; there are at most two.
     pub state_memtable_bytes: usize,
-    /// Bytes of a memtable of the log database; there are at most two.
-    pub log_memtable_bytes: usize,
-    /// Bytes of blocks, indexes and filters cached, of both databases together.
+    /// Bytes of one of the log's files.
+    pub log_segment_bytes: u64,
+    /// Bytes of blocks, indexes and filters cached.
     pub block_cache_bytes: usize,
     /// Bytes of recent log entries kept in memory for each group, beside those that are not written yet.
     pub log_cache_bytes_per_group: usize,
     /// Bytes of log entries of all groups that wait to be written; who appends more waits.
     pub log_queue_bytes: usize,
-    /// Table files that each database keeps open.
+    /// Table files kept open.
     pub open_files: i32,
 }
 
@@ -25,7 +25,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             state_memtable_bytes: 64 << 20,
-            log_memtable_bytes: 64 << 20,
+            log_segment_bytes: 8 << 20,
             block_cache_bytes: 4 << 20,
             log_cache_bytes_per_group: 128 << 10,
             log_queue_bytes: 8 << 20,
@@ -34,9 +34,6 @@ impl Default for Options {
     }
 }
 
-/// Bytes of the log's write-ahead files before their memtables are flushed to let them go.
-const LOG_WAL_BYTES: u64 = 128 << 20;
-
 /// Memtables grow in steps of this, so that those of an idle node are small.
 const ARENA_BYTES: usize = 256 << 10;
 
@@ -44,7 +41,8 @@ const ARENA_BYTES: usize = 256 << 10;
 const PLAIN_LEVELS: usize = 2;
 
 impl Options {
-    fn common(&self, cache: &Cache, found: bool) -> (rocksdb::Options, BlockBasedOptions) {
+    /// The state database: point reads of keys that mostly don't exist yet, range reads, many overwrites.
+    pub(crate) fn state(&self, cache: &Cache, found: bool, reclaim: Reclaim) -> rocksdb::Options {
         let mut options = rocksdb::Options::default();
         options.create_if_missing(found);
         options.set_paranoid_checks(true);
@@ -65,12 +63,6 @@ impl Options {
         tables.set_cache_index_and_filter_blocks(true);
         tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
         tables.set_format_version(5);
-        (options, tables)
-    }
-
-    /// The state database: point reads of keys that mostly don't exist yet, range reads, many overwrites.
-    pub(crate) fn state(&self, cache: &Cache, found: bool, reclaim: Reclaim) -> rocksdb::Options {
-        let (mut options, mut tables) = self.common(cache, found);
         tables.set_bloom_filter(10.0, false);
         options.set_block_based_table_factory(&tables);
         options.set_write_buffer_size(self.state_memtable_bytes);
@@ -82,23 +74,6 @@ impl Options {
         options.set_compaction_filter_factory(reclaim);
         options.set_target_file_size_base(32 << 20);
         options.set_max_bytes_for_level_base(256 << 20);
-        options
-    }
-
-    /// The log database: written once, read from memory, gone after the next purge.
-    ///
-    /// Its write-ahead files are not recycled. In a recycled file the end of the log cannot be told from a damaged
-    /// record, so recovery would drop what comes after one; like this, it drops a record torn by a crash and refuses a
-    /// damaged one.
-    pub(crate) fn log(&self, cache: &Cache, found: bool) -> rocksdb::Options {
-        let (mut options, tables) = self.common(cache, found);
-        options.set_block_based_table_factory(&tables);
-        options.set_write_buffer_size(self.log_memtable_bytes);
-        options.set_compression_type(DBCompressionType::None);
-        options.set_max_total_wal_size(LOG_WAL_BYTES);
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
-        options.set_recycle_log_file_num(0);
         options
     }
 }

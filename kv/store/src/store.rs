@@ -61,9 +61,9 @@ impl Store {
         let lock = lock(dir)?;
         let founded = identity.check(dir)?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        // Where somebody has been before, a database that is not there has been lost and must not be replaced by an
-        // empty one: a log that has forgotten its vote could vote twice.
-        let log = RaftLog::open(&dir.join(LOG), &options.log(&cache, !founded), identity.groups, options)?;
+        // Where somebody has been before, what is not there has been lost and must not be replaced by something empty:
+        // a log that has forgotten its vote could vote twice.
+        let log = RaftLog::open(&dir.join(LOG), !founded, identity.groups, options)?;
         let reclaim = Reclaim::default();
         let rocks = options.state(&cache, !founded, reclaim.clone());
         let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups)?;
@@ -71,7 +71,7 @@ impl Store {
             check_overlap(&log, &state, dir, identity.groups)?;
         } else {
             // The file is written last. Without it there are at most empty databases, of a start that was cut short.
-            if !log.is_empty()? || !state.is_empty()? {
+            if !log.is_empty() || !state.is_empty()? {
                 let why = "it is missing, but there is data; nobody can tell whose".into();
                 return Err(OpenError::Damaged { file: dir.join("IDENTITY"), why });
             }

@@ -137,7 +137,7 @@ fn cut(path: &Path, keep: u64) {
 #[test]
 fn lost_files_are_refused_by_name() {
     type Damage = fn(&Path) -> String;
-    let damages: [Damage; 6] = [
+    let damages: [Damage; 7] = [
         |dir| {
             let table = files(&dir.join("state"), ".sst").pop().unwrap();
             cut(&table, fs::metadata(&table).unwrap().len() / 2);
@@ -154,8 +154,13 @@ fn lost_files_are_refused_by_name() {
             "state".into()
         },
         |dir| {
-            let manifest = files(&dir.join("raft-log"), "MANIFEST").pop().unwrap();
-            cut(&manifest, 0);
+            let segment = files(&dir.join("raft-log"), ".seg").pop().unwrap();
+            cut(&segment, 0);
+            segment.file_name().unwrap().to_str().unwrap().into()
+        },
+        |dir| {
+            let segment = files(&dir.join("raft-log"), ".seg").pop().unwrap();
+            fs::remove_file(&segment).unwrap();
             "raft-log".into()
         },
         |dir| {
@@ -175,55 +180,6 @@ fn lost_files_are_refused_by_name() {
         assert!(matches!(error, OpenError::Store(StoreError::Damaged { .. })), "{text}");
         assert!(text.contains(&named) && text.contains("wipe its data directory"), "{named}: {text}");
     }
-}
-
-/// A byte that changed in the middle of the log is damage and not the log's end.
-#[test]
-fn a_damaged_write_ahead_file_is_refused() {
-    let dir = used();
-    let newest =
-        files(&dir.path().join("raft-log"), ".log").into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
-    let wal = newest.unwrap();
-    let mut content = fs::read(&wal).unwrap();
-    assert!(content.len() > 150_000, "{} bytes", content.len());
-    content[50_000] ^= 1;
-    fs::write(&wal, &content).unwrap();
-    let text = refusal(dir.path(), &IDENTITY).to_string();
-    assert!(text.contains("raft-log") && text.contains("wipe its data directory"), "{text}");
-}
-
-/// A write that a crash tore was never acknowledged, and is dropped.
-#[test]
-fn a_torn_end_of_the_log_is_dropped() {
-    let dir = used();
-    let newest =
-        files(&dir.path().join("raft-log"), ".log").into_iter().max_by_key(|path| fs::metadata(path).unwrap().len());
-    let wal = newest.unwrap();
-    cut(&wal, fs::metadata(&wal).unwrap().len() - 5_000);
-    let store = open(dir.path());
-    assert_eq!(store.log().bounds(G0).unwrap().last.unwrap().0, 10);
-}
-
-/// An entry that is missing is damage, at the log's start as in its middle.
-#[test]
-fn a_missing_log_entry_is_refused_by_name() {
-    let remove = |dir: &Path, index: u64| {
-        let raw = rocksdb::DB::open_default(dir.join("raft-log")).unwrap();
-        raw.delete([&[0, 0, 1][..], &index.to_be_bytes()].concat()).unwrap();
-    };
-    let dir = used();
-    let store = open(dir.path());
-    purge(&store, 5);
-    drop(store);
-    remove(dir.path(), 10);
-    let store = open(dir.path());
-    assert_eq!(store.log().read(G0, 6, 20, usize::MAX).unwrap().len(), 4);
-    let text = store.log().read(G0, 10, 20, usize::MAX).unwrap_err().to_string();
-    assert!(text.contains("log entry 10 of g0 is damaged: it is missing; stop this node"), "{text}");
-    drop(store);
-    remove(dir.path(), 6);
-    let text = refusal(dir.path(), &IDENTITY).to_string();
-    assert!(text.contains("log entry 6 of g0 is damaged: it is missing; the log starts at 7"), "{text}");
 }
 
 /// The log has let go of entries that the state says it has not applied: the state has lost files.
@@ -265,8 +221,7 @@ fn a_full_disk() {
 #[ignore = "run by a_full_disk, in a process with a small disk"]
 fn fill() {
     let dir = child_dir();
-    let options = Options { log_memtable_bytes: 64 << 20, ..Options::default() };
-    let store = Store::open(&dir, &IDENTITY, &options).unwrap();
+    let store = Store::open(&dir, &IDENTITY, &Options::default()).unwrap();
     let mut acknowledged = 0;
     let error = loop {
         match append(&store, acknowledged + 1..acknowledged + 11) {
@@ -284,7 +239,7 @@ fn fill() {
     // The same disk with room again. Nothing else than the log is large on it.
     let status = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&dir).status().unwrap();
     assert!(status.success());
-    let store = Store::open(&dir, &IDENTITY, &options).unwrap();
+    let store = Store::open(&dir, &IDENTITY, &Options::default()).unwrap();
     assert_eq!(store.log().bounds(G0).unwrap().last.unwrap().0, acknowledged);
     append(&store, acknowledged + 1..acknowledged + 2).unwrap();
 }

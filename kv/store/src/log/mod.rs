@@ -3,18 +3,23 @@
 //! ```text
 //! append ──► tail (in memory, readable at once) ──► queue ──► writer thread: one batch, one sync ──► done
 //!                        │                                             │
-//!   read ◄───────────────┴─────────────────── database ◄───────────────┘
+//!   read ◄───────────────┴─────────────────── segments ◄───────────────┘
 //! ```
 //!
 //! Must hold: orders of one group take effect, are written, and are told in the order in which they were given. What is
 //! told is on stable storage. The queue and the cache have limits in bytes: who appends faster than the disk writes
-//! waits. When a write fails, because the disk is full or broken, that write and all later ones are refused: the
-//! database may have kept a part of the batch in its write-ahead file, which it discards at the next start as a torn
-//! record, so nothing half-done is left once the node has been started again.
+//! waits. When a write fails, because the disk is full or broken, that write and all later ones are refused: a part of
+//! the batch may be on disk, which the next start discards as torn, so nothing half-done is left once the node has been
+//! started again.
+//!
+//! Not on RocksDB, whose write-ahead files grow as they are written: a sync then takes twice as long as in blocks that
+//! were written before, and an entry would be written twice more, to its memtable and by its compactions.
 //!
 //! Left to others: what entries, votes and log ids mean, and that one task at a time writes to a group's log.
 
-mod records;
+mod record;
+mod segments;
+mod stored;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -32,14 +37,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::{
-    records::{Single, entry_key},
+    segments::{Disk, Segments, Write},
     tail::{Found, Tail},
-    writer::{Order, Queue, Work, Write},
+    writer::{Order, Queue, Work},
 };
-use crate::{Options, StoreError, database::Database, error::with_causes};
+use crate::{Options, StoreError, error::with_causes};
 
 #[cfg(test)]
-pub(crate) use records::render;
+pub(crate) use record::fuzz;
 
 /// Told once what was asked for is on stable storage, or that it failed. Called on the log's own thread: must neither
 /// block nor panic.
@@ -74,7 +79,7 @@ struct Handle {
 
 /// What the callers and the writer share.
 struct Shared {
-    database: Database,
+    disk: Arc<Disk>,
     tails: Vec<Mutex<Tail>>,
     queue: Queue,
     /// In bytes.
@@ -88,6 +93,27 @@ struct Shared {
 impl Shared {
     fn tail(&self, group: GroupId) -> &Mutex<Tail> {
         &self.tails[usize::from(group.get())]
+    }
+
+    /// Entries on disk; as many as fit in `max_bytes`, but one at least. `None`: the first of them is not there any more.
+    fn read_stored(
+        &self,
+        group: GroupId,
+        from: u64,
+        to: u64,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<(u64, Bytes)>>, StoreError> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for index in from..to {
+            let Some(place) = self.disk.stored(group).lock().place(index) else { break };
+            bytes += place.bytes as usize;
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            let Some(entry) = self.disk.read(group, index, place)? else { break };
+            entries.push((index, entry));
+        }
+        Ok((!entries.is_empty()).then_some(entries))
     }
 
     fn poison(&self, error: &StoreError) {
@@ -111,33 +137,25 @@ impl Drop for Handle {
 }
 
 impl RaftLog {
-    /// Gives back the memory of what has been purged. Blocks.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        self.0.shared.database.flush()
-    }
-
-    pub(crate) fn open(
-        dir: &Path,
-        rocks: &rocksdb::Options,
-        groups: u16,
-        options: &Options,
-    ) -> Result<Self, StoreError> {
-        Self::open_with(dir, rocks, groups, options, writer::to_disk())
+    /// Opens the log in a directory. `may_begin`: begins one where there is none.
+    pub(crate) fn open(dir: &Path, may_begin: bool, groups: u16, options: &Options) -> Result<Self, StoreError> {
+        Self::open_with(dir, may_begin, groups, options, segments::to_disk())
     }
 
     fn open_with(
         dir: &Path,
-        rocks: &rocksdb::Options,
+        may_begin: bool,
         groups: u16,
         options: &Options,
         write: Write,
     ) -> Result<Self, StoreError> {
-        let database = Database::open(rocks, dir, records::render)?;
-        let tails = (0..groups).map(|group| load(&database, GroupId::new(group)).map(Mutex::new));
+        let segments = Segments::open(dir, may_begin, groups, options.log_segment_bytes, write)?;
+        let disk = segments.disk().clone();
+        let tails = (0..groups).map(|group| load(&disk, GroupId::new(group)).map(Mutex::new));
         let tails = tails.collect::<Result<_, _>>()?;
         let room_bytes = options.log_queue_bytes.clamp(ORDER_BYTES, u32::MAX as usize);
         let shared = Arc::new(Shared {
-            database,
+            disk,
             tails,
             queue: Queue::default(),
             room: Arc::new(Semaphore::new(room_bytes)),
@@ -146,7 +164,7 @@ impl RaftLog {
             poison: OnceLock::new(),
         });
         let writing = shared.clone();
-        let writer = thread::Builder::new().name("raft-log".into()).spawn(move || writer::run(&writing, write));
+        let writer = thread::Builder::new().name("raft-log".into()).spawn(move || writer::run(&writing, segments));
         let writer = writer.map_err(|source| StoreError::Io {
             path: dir.into(),
             doing: "starting the log's thread",
@@ -191,15 +209,20 @@ impl RaftLog {
 
     /// Removes the entries behind `last_kept`; all of them if that is `None`.
     pub async fn truncate_after(&self, group: GroupId, last_kept: Option<u64>, done: Done) {
-        self.order(group, 0, |tail, _| Ok(Work::Remove(tail.truncate_after(last_kept))), done).await;
+        let from = last_kept.map_or(0, |kept| kept.saturating_add(1));
+        let order = |tail: &mut Tail, _| {
+            tail.truncate_after(last_kept);
+            Ok(Work::Truncate { from })
+        };
+        self.order(group, 0, order, done).await;
     }
 
     /// Removes the entries up to `index` and remembers its log id.
     pub async fn purge_upto(&self, group: GroupId, index: u64, log_id: Bytes, done: Done) {
         let order = |tail: &mut Tail, _| {
-            let gone = tail.purge_upto(index, log_id);
+            tail.purge_upto(index, log_id);
             let (index, log_id) = tail.purged.clone().expect("purging has set it");
-            Ok(Work::Purge(index, log_id, gone))
+            Ok(Work::Purge { index, log_id })
         };
         self.order(group, 0, order, done).await;
     }
@@ -221,10 +244,7 @@ impl RaftLog {
             if from == stored_to {
                 return Ok(cached);
             }
-            let mut entries = records::read_entries(&shared.database, group, from, stored_to, max_bytes)?;
-            if entries.is_empty() {
-                continue;
-            }
+            let Some(mut entries) = shared.read_stored(group, from, stored_to, max_bytes)? else { continue };
             if from + entries.len() as u64 == stored_to {
                 let mut bytes: usize = entries.iter().map(|(_, bytes)| bytes.len()).sum();
                 entries.extend(cached.into_iter().take_while(|(_, cached)| {
@@ -234,7 +254,7 @@ impl RaftLog {
             }
             return Ok(entries);
         }
-        Err(shared.database.damaged(&entry_key(group, from), "it is missing"))
+        Err(shared.disk.missing(group, from, "it is missing"))
     }
 
     /// The vote saved last.
@@ -266,8 +286,8 @@ impl RaftLog {
         self.0.shared.tail(group).lock().purged.as_ref().map(|(index, _)| *index)
     }
 
-    pub(crate) fn is_empty(&self) -> Result<bool, StoreError> {
-        self.0.shared.database.is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.shared.disk.is_empty()
     }
 
     /// Changes the tail and queues what is to be written of it, in one step.
@@ -298,16 +318,13 @@ impl RaftLog {
 }
 
 /// A group's log, as far as it is kept in memory.
-fn load(database: &Database, group: GroupId) -> Result<Tail, StoreError> {
-    let vote = records::read_single(database, group, Single::Vote)?;
-    let committed = records::read_single(database, group, Single::Committed)?;
-    let purged = records::read_purged(database, group)?;
-    let range = records::read_range(database, group)?;
-    let expected = purged.as_ref().map(|(index, _)| index + 1);
-    if let (Some(expected), Some((first, _))) = (expected, range)
+fn load(disk: &Disk, group: GroupId) -> Result<Tail, StoreError> {
+    let stored = disk.stored(group).lock();
+    let expected = stored.purged.as_ref().map(|(index, _)| index + 1);
+    if let (Some(expected), Some((first, _))) = (expected, stored.range())
         && first != expected
     {
-        return Err(database.damaged(&entry_key(group, expected), &format!("it is missing; the log starts at {first}")));
+        return Err(disk.missing(group, expected, &format!("it is missing; the log starts at {first}")));
     }
-    Ok(Tail::new(vote, committed, purged, range))
+    Ok(Tail::new(stored.vote.clone(), stored.committed.clone(), stored.purged.clone(), stored.range()))
 }

@@ -12,14 +12,10 @@ use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 use bytes::Bytes;
 use kv_core::GroupId;
 use parking_lot::{Condvar, Mutex};
-use rocksdb::{WriteBatch, WriteOptions};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{
-    Done, Shared,
-    records::{Single, entry_key, purged_payload, single_key},
-};
-use crate::{StoreError, database::Database, envelope::seal_bytes};
+use super::{Done, Shared, record::Record, segments::Segments};
+use crate::StoreError;
 
 /// How long a committed position may wait for another write to ride with.
 const COMMITTED_DELAY: Duration = Duration::from_millis(100);
@@ -37,10 +33,15 @@ pub(super) struct Order {
 pub(super) enum Work {
     Append(Vec<(u64, Bytes)>),
     Vote(Bytes),
-    /// Indexes of the first and last entries to go.
-    Remove(Option<(u64, u64)>),
-    /// The purged position, and the entries to go.
-    Purge(u64, Bytes, Option<(u64, u64)>),
+    /// The entries from this one on go.
+    Truncate {
+        from: u64,
+    },
+    /// The purged position: the entries up to it go.
+    Purge {
+        index: u64,
+        log_id: Bytes,
+    },
 }
 
 /// What waits to be written. Its length is limited by the room that each order holds.
@@ -113,26 +114,12 @@ impl Queue {
     }
 }
 
-/// How a batch gets to disk; `true`: and is synced. Exchanged in tests, for a disk that fails.
-pub(super) type Write = Box<dyn FnMut(&Database, WriteBatch, bool) -> Result<(), StoreError> + Send>;
-
-pub(super) fn to_disk() -> Write {
-    Box::new(|database, batch, sync| {
-        let mut options = WriteOptions::default();
-        options.set_sync(sync);
-        database.write(batch, &options)
-    })
-}
-
 /// Runs until the queue is closed and empty.
-pub(super) fn run(shared: &Arc<Shared>, mut write: Write) {
-    while let Some(load) = shared.queue.take() {
+pub(super) fn run(shared: &Arc<Shared>, mut segments: Segments) {
+    while let Some(mut load) = shared.queue.take() {
         let result = match shared.poison.get() {
             Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
-            None => {
-                let (batch, sync) = encode(&load);
-                write(&shared.database, batch, sync)
-            }
+            None => segments.write(load.records()),
         };
         if let Err(error) = &result {
             shared.poison(error);
@@ -152,41 +139,23 @@ pub(super) fn run(shared: &Arc<Shared>, mut write: Write) {
     }
 }
 
-/// One batch of everything, and whether anybody needs it synced.
-fn encode(load: &Load) -> (WriteBatch, bool) {
-    let mut batch = WriteBatch::default();
-    let mut sync = false;
-    let put = |batch: &mut WriteBatch, key: Vec<u8>, payload: &[u8]| batch.put(&key, seal_bytes(&key, payload));
-    for Order { group, work, .. } in &load.orders {
-        let remove = |batch: &mut WriteBatch, range: &Option<(u64, u64)>| {
-            if let Some((first, last)) = range {
-                batch.delete_range(entry_key(*group, *first), entry_key(*group, last.saturating_add(1)));
-            }
-        };
-        match work {
-            Work::Append(entries) => {
-                for (index, bytes) in entries {
-                    put(&mut batch, entry_key(*group, *index), bytes);
+impl Load {
+    /// What is to be written, in order.
+    fn records(&mut self) -> Vec<(GroupId, Record)> {
+        let mut records = Vec::with_capacity(self.orders.len() + self.committed.len());
+        for Order { group, work, .. } in &mut self.orders {
+            match mem::replace(work, Work::Append(Vec::new())) {
+                Work::Append(entries) => {
+                    let entry = |(index, bytes)| (*group, Record::Entry { index, bytes });
+                    records.extend(entries.into_iter().map(entry));
                 }
-                sync = true;
-            }
-            Work::Vote(vote) => {
-                put(&mut batch, single_key(*group, Single::Vote), vote);
-                sync = true;
-            }
-            Work::Remove(range) => {
-                remove(&mut batch, range);
-                sync = true;
-            }
-            // Entries that come back after a crash are purged again.
-            Work::Purge(index, log_id, range) => {
-                remove(&mut batch, range);
-                put(&mut batch, single_key(*group, Single::Purged), &purged_payload(*index, log_id));
+                Work::Vote(vote) => records.push((*group, Record::Vote(vote))),
+                Work::Truncate { from } => records.push((*group, Record::Truncated { from })),
+                Work::Purge { index, log_id } => records.push((*group, Record::Purged { index, log_id })),
             }
         }
+        let committed = mem::take(&mut self.committed).into_iter();
+        records.extend(committed.map(|(group, committed)| (group, Record::Committed(committed))));
+        records
     }
-    for (group, committed) in &load.committed {
-        put(&mut batch, single_key(*group, Single::Committed), committed);
-    }
-    (batch, sync)
 }

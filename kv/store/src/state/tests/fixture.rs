@@ -11,15 +11,17 @@ use rocksdb::{DB, IteratorMode};
 
 use crate::{
     OpenError, Options, Store, StoreError,
-    log::render as render_log,
     state::keys,
     testkit::{G0, IDENTITY, apply, commit, keyspace, log_id, open, with_request},
 };
 
 const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/records.txt");
+const SEGMENT: &str = "00000001.seg";
+const PAGE_BYTES: usize = 4096;
 const IDENTITY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/IDENTITY");
 
-/// One line of the fixture: the database (or `chunk`, of a snapshot), the key, the record.
+/// One line of the fixture: the database (or `chunk`, of a snapshot; or `raft-log`, of a segment), the key (or where in the
+/// file a page is), the record (or the page without the zeros at its end).
 type Line = (String, Vec<u8>, Vec<u8>);
 
 /// At least one record of every kind.
@@ -38,11 +40,23 @@ fn write_history(dir: &Path) -> Vec<Bytes> {
     store.state().apply(G0, &[entry]).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let log = store.log();
+    let done = || {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        (Box::new(|result: Result<(), StoreError>| drop(tell.send(result))) as crate::Done, told)
+    };
+    // One after the other, so that each is a batch of its own.
     runtime.block_on(async {
-        log.append(G0, (1..6).map(|index| (index, format!("entry {index}").into())).collect(), Box::new(drop)).await;
-        log.save_vote(G0, "vote".into(), Box::new(drop)).await;
+        let entries = (1..6).map(|index| (index, format!("entry {index}").into())).collect();
+        let (tell, told) = done();
+        log.append(G0, entries, tell).await;
+        told.await.unwrap().unwrap();
+        let (tell, told) = done();
+        log.save_vote(G0, "vote".into(), tell).await;
+        told.await.unwrap().unwrap();
         log.save_committed(G0, "committed".into());
-        log.purge_upto(G0, 2, "purged".into(), Box::new(drop)).await;
+        let (tell, told) = done();
+        log.purge_upto(G0, 2, "purged".into(), tell).await;
+        told.await.unwrap().unwrap();
     });
     let mut snapshot = store.state().snapshot(G0).unwrap();
     std::iter::from_fn(|| snapshot.next_chunk(1 << 20).unwrap()).collect()
@@ -51,12 +65,16 @@ fn write_history(dir: &Path) -> Vec<Bytes> {
 fn dump(dir: &Path, chunks: &[Bytes]) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let mut text = String::new();
-    for (database, render) in [("state", keys::render as fn(&[u8]) -> String), ("raft-log", render_log)] {
-        let raw = DB::open_default(dir.join(database)).unwrap();
-        for item in raw.iterator(IteratorMode::Start) {
-            let (key, record) = item.unwrap();
-            writeln!(text, "# {}\n{database} {} {}", render(&key), hex(&key), hex(&record)).unwrap();
-        }
+    let raw = DB::open_default(dir.join("state")).unwrap();
+    for item in raw.iterator(IteratorMode::Start) {
+        let (key, record) = item.unwrap();
+        writeln!(text, "# {}\nstate {} {}", keys::render(&key), hex(&key), hex(&record)).unwrap();
+    }
+    let segment = fs::read(dir.join("raft-log").join(SEGMENT)).unwrap();
+    for (at, page) in segment.chunks(PAGE_BYTES).enumerate() {
+        let Some(end) = page.iter().rposition(|byte| *byte != 0) else { continue };
+        let offset = hex(&u32::try_from(at * PAGE_BYTES).unwrap().to_be_bytes());
+        writeln!(text, "# a page of a segment of the log\nraft-log {offset} {}", hex(&page[..=end])).unwrap();
     }
     for chunk in chunks {
         writeln!(text, "# a part of a snapshot\nchunk - {}", hex(chunk)).unwrap();
@@ -79,16 +97,22 @@ pub(super) fn fixture() -> Vec<Line> {
 fn restored(exchange: impl Fn(&[u8], Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(IDENTITY_FILE, dir.path().join("IDENTITY")).unwrap();
-    for database in ["state", "raft-log"] {
-        let mut options = rocksdb::Options::default();
-        options.create_if_missing(true);
-        let raw = DB::open(&options, dir.path().join(database)).unwrap();
-        for (_, key, record) in fixture().into_iter().filter(|(of, ..)| of == database) {
-            let record = exchange(&key, record);
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    let raw = DB::open(&options, dir.path().join("state")).unwrap();
+    let mut segment = vec![0; usize::try_from(Options::default().log_segment_bytes).unwrap()];
+    for (of, key, record) in fixture().into_iter().filter(|(of, ..)| of != "chunk") {
+        let record = exchange(&key, record);
+        if of == "state" {
             raw.put(key, record).unwrap();
+        } else {
+            let offset = u32::from_be_bytes(key.try_into().unwrap()) as usize;
+            segment[offset..offset + record.len()].copy_from_slice(&record);
         }
-        raw.flush().unwrap();
     }
+    raw.flush().unwrap();
+    fs::create_dir(dir.path().join("raft-log")).unwrap();
+    fs::write(dir.path().join("raft-log").join(SEGMENT), segment).unwrap();
     dir
 }
 
@@ -154,6 +178,12 @@ fn a_snapshot_of_format_1_installs() {
 #[test]
 fn format_99_is_refused_by_name() {
     let newer = |key: &[u8], mut record: Vec<u8>| {
+        if record.starts_with(b"NSRL") {
+            record[4] = 99;
+            let crc = crc32fast::hash(&record[..33]);
+            record[33..37].copy_from_slice(&crc.to_le_bytes());
+            return record;
+        }
         record[0] = 99;
         let crc = crc32fast::hash(&[&[99], key, &record[5..]].concat());
         record[1..5].copy_from_slice(&crc.to_le_bytes());
@@ -176,11 +206,11 @@ fn format_99_is_refused_by_name() {
             Ok(store) => store,
         };
         let (state, name) = (store.state(), keyspace("k"));
-        let met = match (database.as_str(), at_open[2]) {
-            ("raft-log", _) => store.log().read(G0, 3, 6, 1000).map(drop),
-            (_, keys::REQUEST) => state.outcome(G0, &name, &RequestId::new([7; 16])).map(drop),
+        assert_eq!(database, "state", "a segment is read when it is opened");
+        let met = match at_open[2] {
+            keys::REQUEST => state.outcome(G0, &name, &RequestId::new([7; 16])).map(drop),
             // Only a snapshot looks into these: of an expiry and of a removal's place the key says it all.
-            (_, keys::EXPIRY | keys::ATTACHED) => state.snapshot(G0).unwrap().next_chunk(1 << 20).map(drop),
+            keys::EXPIRY | keys::ATTACHED => state.snapshot(G0).unwrap().next_chunk(1 << 20).map(drop),
             _ => match state.verify(G0) {
                 Err(crate::VerifyError::Store(error)) => Err(error),
                 other => panic!("{other:?}"),

@@ -1,0 +1,446 @@
+//! The files of the log.
+//!
+//! ```text
+//! raft-log/00000007.seg   free: nothing in it is needed any more; it becomes the next segment
+//!          00000008.seg   ┐
+//!          00000009.seg   ┘ whole batches, one behind the other
+//!          00000010.seg   the segment that is written, from its start to the last batch
+//!          spare          zeros, to become a segment where none is free
+//! ```
+//!
+//! A segment has its full size, in blocks that were written before, when it is begun: to sync what is written into it
+//! then takes half as long as in a file that grows. What an earlier use left in it names another segment, and counts for
+//! nothing.
+//!
+//! Must hold: each segment begins with what is known of every group, so that the log can be read from the oldest one on.
+//! Segments go oldest first, and only once none of their entries is needed. A batch that a crash tore is the last one:
+//! anything else that cannot be read is damage, and named.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use bytes::Bytes;
+use kv_core::GroupId;
+use parking_lot::Mutex;
+
+use super::{
+    record::{BATCH_HEAD_BYTES, Batch, BatchHead, FORMAT, PAGE_BYTES, Place, RECORD_HEAD_BYTES, Record, Segment},
+    stored::Stored,
+};
+use crate::{StoreError, files};
+
+const SPARE: &str = "spare";
+const ENDING: &str = ".seg";
+
+/// Segments that may be free; more are removed.
+const FREE_SEGMENTS: usize = 4;
+
+/// Segments beyond which entries that are still needed are taken out of the oldest …
+const CROWDED_SEGMENTS: usize = 8;
+
+/// … if they make up less than one part in so many of all.
+const CROWDED_PARTS: u64 = 4;
+
+/// Zeros written at a time.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// Memory for batches that is kept for the next one.
+const BUFFER_BYTES: usize = 2 << 20;
+
+/// Puts bytes into a file and makes them last. Exchanged in tests, for a disk that fails.
+pub(super) type Write = Box<dyn FnMut(&File, &[u8], u64) -> io::Result<()> + Send>;
+
+pub(super) fn to_disk() -> Write {
+    Box::new(|file, bytes, offset| {
+        file.write_all_at(bytes, offset)?;
+        file.sync_data()
+    })
+}
+
+/// What of the log is on disk, for everybody who reads it.
+pub(super) struct Disk {
+    dir: PathBuf,
+    files: Mutex<BTreeMap<Segment, Arc<File>>>,
+    pub(super) groups: Vec<Mutex<Stored>>,
+}
+
+/// Where the log goes on. Whoever has this writes.
+pub(super) struct Segments {
+    disk: Arc<Disk>,
+    write: Write,
+    /// Of a new one.
+    segment_bytes: u64,
+    current: Segment,
+    /// Of the current one's file when it was begun.
+    current_bytes: u64,
+    /// Where the next batch goes.
+    offset: u64,
+    /// The next batch's.
+    number: u64,
+    /// A file being made, to be the next segment.
+    spare: Option<thread::JoinHandle<Result<(), StoreError>>>,
+    /// Whether it was seen to that the next segment is there when this one is full.
+    provided: bool,
+    buffer: Vec<u8>,
+}
+
+fn name(segment: Segment) -> String {
+    format!("{:08}{ENDING}", segment.0)
+}
+
+fn opened(path: &Path) -> Result<File, StoreError> {
+    let file = File::options().read(true).write(true).open(path);
+    file.map_err(|error| files::error(path, "opening the file", error))
+}
+
+/// Makes a file of zeros. Those of a start that was cut short are written again.
+fn make_spare(path: &Path, bytes: u64) -> Result<(), StoreError> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let made = File::create(path).and_then(|mut file| {
+        let mut left = bytes;
+        while left > 0 {
+            let part = left.min(ZEROS_BYTES as u64);
+            file.write_all(&zeros[..usize::try_from(part).unwrap_or(ZEROS_BYTES)])?;
+            left -= part;
+        }
+        file.sync_all()
+    });
+    made.map_err(|error| files::error(path, "writing the file", error))
+}
+
+/// Whether a batch stands somewhere behind: then what is here was synced before it, and not torn.
+fn is_followed(content: &Bytes, segment: Segment, from: usize) -> bool {
+    let pages = (from..content.len()).step_by(PAGE_BYTES);
+    pages.filter_map(|at| BatchHead::read(&content[at..])).any(|head| head.segment == segment)
+}
+
+impl Disk {
+    fn path(&self, segment: Segment) -> PathBuf {
+        self.dir.join(name(segment))
+    }
+
+    fn damaged(&self, segment: Segment, what: String, why: &str) -> StoreError {
+        StoreError::Damaged { file: self.path(segment).display().to_string(), key: what, why: why.into() }
+    }
+
+    /// The error for an entry that should be there.
+    pub(super) fn missing(&self, group: GroupId, index: u64, why: &str) -> StoreError {
+        StoreError::Damaged {
+            file: self.dir.display().to_string(),
+            key: format!("log entry {index} of {group}"),
+            why: why.into(),
+        }
+    }
+
+    pub(super) fn stored(&self, group: GroupId) -> &Mutex<Stored> {
+        &self.groups[usize::from(group.get())]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.iter().all(|group| group.lock().is_empty())
+    }
+
+    /// An entry at the place that it is said to have. `None`: it is not there any more.
+    pub(super) fn read(&self, group: GroupId, index: u64, place: Place) -> Result<Option<Bytes>, StoreError> {
+        let Some(file) = self.files.lock().get(&place.segment).cloned() else { return Ok(None) };
+        let mut record = vec![0; RECORD_HEAD_BYTES + place.bytes as usize];
+        let read = file.read_exact_at(&mut record, place.offset.into());
+        let taken = match read {
+            Ok(()) => Record::take(&mut record.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err("it is cut off"),
+            Err(error) => return Err(files::error(&self.path(place.segment), "reading the file", error)),
+        };
+        let why = match taken {
+            Ok((found, Record::Entry { index: at, bytes } | Record::Moved { index: at, bytes }))
+                if (found, at) == (group, index) =>
+            {
+                return Ok(Some(bytes));
+            }
+            Ok(_) => "another record stands there",
+            Err(why) => why,
+        };
+        // It may have been purged meanwhile, and its segment be written anew.
+        if self.stored(group).lock().place(index) != Some(place) {
+            return Ok(None);
+        }
+        Err(self.damaged(place.segment, format!("log entry {index} of {group}"), why))
+    }
+}
+
+impl Segments {
+    /// Opens the log in a directory, or begins one if there is none and `may_begin`.
+    pub(super) fn open(
+        dir: &Path,
+        may_begin: bool,
+        groups: u16,
+        segment_bytes: u64,
+        write: Write,
+    ) -> Result<Self, StoreError> {
+        if may_begin {
+            fs::create_dir_all(dir).map_err(|error| files::error(dir, "creating the directory", error))?;
+        }
+        let disk = Arc::new(Disk {
+            dir: dir.into(),
+            files: Mutex::default(),
+            groups: (0..groups).map(|_| Mutex::default()).collect(),
+        });
+        let spare = dir.join(SPARE);
+        let mut segments = Segments {
+            disk,
+            write,
+            segment_bytes: segment_bytes.next_multiple_of(PAGE_BYTES as u64),
+            current: Segment(1),
+            current_bytes: 0,
+            offset: 0,
+            number: 0,
+            spare: None,
+            provided: false,
+            buffer: Vec::new(),
+        };
+        let found = segments.find(may_begin)?;
+        match found.last() {
+            Some(last) => segments.current = *last,
+            None if may_begin => {
+                make_spare(&spare, segments.segment_bytes)?;
+                segments.begin(&spare, Segment(1))?;
+            }
+            None => {
+                let (file, key) = (dir.display().to_string(), "the raft log".into());
+                return Err(StoreError::Damaged { file, key, why: "it has no segments".into() });
+            }
+        }
+        for (at, segment) in found.iter().enumerate() {
+            segments.load(*segment, at == 0)?;
+        }
+        for group in (0..groups).map(GroupId::new) {
+            if let Some(index) = segments.disk.stored(group).lock().missing() {
+                return Err(segments.disk.missing(group, index, "it is missing"));
+            }
+        }
+        Ok(segments)
+    }
+
+    /// The segments that there are, in order.
+    fn find(&self, may_begin: bool) -> Result<Vec<Segment>, StoreError> {
+        let dir = &self.disk.dir;
+        let entries = match fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !may_begin => return Ok(Vec::new()),
+            Err(error) => return Err(files::error(dir, "reading the directory", error)),
+        };
+        let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let numbers = names.filter_map(|name| name.strip_suffix(ENDING)?.parse().ok());
+        let mut found: Vec<_> = numbers.map(Segment).collect();
+        found.sort_unstable();
+        for pair in found.windows(2) {
+            if pair[0].next() != pair[1] {
+                return Err(self.disk.damaged(pair[0].next(), "this part of the raft log".into(), "it is missing"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads a segment; the oldest one may begin with any batch.
+    fn load(&mut self, segment: Segment, oldest: bool) -> Result<(), StoreError> {
+        let path = self.disk.path(segment);
+        let content = fs::read(&path).map_err(|error| files::error(&path, "reading the file", error))?;
+        let content = Bytes::from(content);
+        let damaged = |number: u64, why: &str| self.disk.damaged(segment, format!("batch {number} of the log"), why);
+        let last = segment == self.current;
+        let (mut offset, mut torn_bytes) = (0, 0);
+        let mut number = self.number;
+        while let Some(head) = content.get(offset..).and_then(BatchHead::read).filter(|head| head.segment == segment) {
+            if head.format != FORMAT {
+                let file = path.display().to_string();
+                let key = format!("batch {number} of the log");
+                return Err(StoreError::NewerFormat { file, key, found: head.format, known: FORMAT });
+            }
+            if oldest && offset == 0 {
+                number = head.number;
+            }
+            if head.number != number {
+                let at = if offset == 0 { Segment(segment.0 - 1) } else { segment };
+                return Err(self.disk.damaged(at, format!("batch {number} of the log"), "it cannot be read"));
+            }
+            if (content.len() as u64) < head.segment_bytes {
+                return Err(damaged(number, "the file is cut off"));
+            }
+            let mut records = match head.records(&content, offset) {
+                Ok(records) => records,
+                Err(why) if !last || is_followed(&content, segment, offset + head.extent()) => {
+                    return Err(damaged(number, why));
+                }
+                // Torn by a crash, before anybody was told of it.
+                Err(_) => {
+                    torn_bytes = head.extent();
+                    break;
+                }
+            };
+            let end = offset + BATCH_HEAD_BYTES + records.len();
+            while !records.is_empty() {
+                let taken = Record::take(&mut records);
+                let (group, record) = taken.map_err(|why| damaged(number, why))?;
+                let bytes = match &record {
+                    Record::Entry { bytes, .. } | Record::Moved { bytes, .. } => bytes.len(),
+                    _ => 0,
+                };
+                let stands = end - records.len() - RECORD_HEAD_BYTES - bytes;
+                let (Ok(at), Ok(bytes)) = (u32::try_from(stands), u32::try_from(bytes)) else {
+                    return Err(damaged(number, "it is larger than any"));
+                };
+                let Some(stored) = self.disk.groups.get(usize::from(group.get())) else {
+                    return Err(damaged(number, "it is of a group that is not there"));
+                };
+                let place = Place { segment, offset: at, bytes };
+                stored.lock().apply(&record, place).map_err(|why| damaged(number, why))?;
+            }
+            offset += head.extent();
+            number += 1;
+        }
+        if content.len() < PAGE_BYTES {
+            return Err(damaged(number, "the file is cut off"));
+        }
+        if (!last && offset == 0) || is_followed(&content, segment, offset + torn_bytes) {
+            return Err(damaged(number, "it cannot be read"));
+        }
+        self.disk.files.lock().insert(segment, Arc::new(opened(&path)?));
+        (self.offset, self.number, self.current_bytes) = (offset as u64, number, content.len() as u64);
+        Ok(())
+    }
+
+    pub(super) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// Writes records as one batch. They are on stable storage when this returns.
+    pub(super) fn write(&mut self, records: Vec<(GroupId, Record)>) -> Result<(), StoreError> {
+        let bytes: usize = records.iter().map(|(_, record)| record.size()).sum();
+        if self.offset > 0 && self.offset + (BATCH_HEAD_BYTES + bytes) as u64 > self.segment_bytes {
+            self.roll()?;
+        }
+        let offset = u32::try_from(self.offset).expect("a segment is far smaller");
+        let mut batch = Batch::new(self.current, offset, std::mem::take(&mut self.buffer));
+        if self.offset == 0 {
+            self.begin_with(&mut batch)?;
+        }
+        records.into_iter().for_each(|(group, record)| batch.add(group, record));
+        let (buffer, placed) = batch.finish(self.number, self.current_bytes);
+        let file = self.disk.files.lock().get(&self.current).cloned().expect("the current segment is open");
+        let written = (self.write)(&file, &buffer, self.offset);
+        written.map_err(|error| files::error(&self.disk.path(self.current), "writing the file", error))?;
+        self.offset += buffer.len() as u64;
+        self.number += 1;
+        if buffer.capacity() <= BUFFER_BYTES {
+            self.buffer = buffer;
+        }
+        for (group, record, place) in placed {
+            let applied = self.disk.stored(group).lock().apply(&record, place);
+            applied.expect("the tail has seen to it that it follows");
+        }
+        if !self.provided && self.offset > self.segment_bytes / 2 {
+            self.provided = true;
+            if self.free() == 0 {
+                let (path, bytes) = (self.disk.dir.join(SPARE), self.segment_bytes);
+                let made = thread::Builder::new().name("raft-log-spare".into()).spawn(move || make_spare(&path, bytes));
+                // Without a thread it is made when it is needed.
+                self.spare = made.ok();
+            }
+        }
+        Ok(())
+    }
+
+    /// What a segment begins with: what is known of every group, and entries that would keep the oldest segment.
+    fn begin_with(&self, batch: &mut Batch) -> Result<(), StoreError> {
+        let groups = || (0u16..).map(GroupId::new).zip(&self.disk.groups);
+        for (group, stored) in groups() {
+            stored.lock().summary().for_each(|record| batch.add(group, record));
+        }
+        let Some(oldest) = self.crowded() else { return Ok(()) };
+        for (group, stored) in groups() {
+            let there: Vec<_> = stored.lock().places().filter(|(_, place)| place.segment == oldest).collect();
+            for (index, place) in there {
+                // Nobody else changes what is stored.
+                if let Some(bytes) = self.disk.read(group, index, place)? {
+                    batch.add(group, Record::Moved { index, bytes });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest segment, if there are more than the entries that are needed should take.
+    fn crowded(&self) -> Option<Segment> {
+        let (count, oldest) = {
+            let files = self.disk.files.lock();
+            (files.len(), *files.keys().next()?)
+        };
+        let needed: u64 = self.disk.groups.iter().map(|group| group.lock().bytes()).sum();
+        let crowded = count > CROWDED_SEGMENTS && needed < count as u64 * self.segment_bytes / CROWDED_PARTS;
+        (crowded && oldest != self.current).then_some(oldest)
+    }
+
+    /// How many segments have nothing that is needed: the oldest ones.
+    fn free(&self) -> usize {
+        let groups = self.disk.groups.iter().filter_map(|group| group.lock().oldest());
+        let needed = groups.min().unwrap_or(self.current).min(self.current);
+        self.disk.files.lock().keys().take_while(|segment| **segment < needed).count()
+    }
+
+    /// Goes on with the next segment.
+    fn roll(&mut self) -> Result<(), StoreError> {
+        let mut free = self.free();
+        while free > FREE_SEGMENTS {
+            let Some((oldest, _)) = self.disk.files.lock().pop_first() else { break };
+            let path = self.disk.path(oldest);
+            fs::remove_file(&path).map_err(|error| files::error(&path, "removing the file", error))?;
+            // One after the other: none may be missing between others.
+            files::sync_dir(&self.disk.dir)?;
+            free -= 1;
+        }
+        let next = self.current.next();
+        let oldest = if free > 0 { self.disk.files.lock().pop_first() } else { None };
+        if let Some((oldest, _)) = oldest {
+            let path = self.disk.path(oldest);
+            return self.begin(&path, next);
+        }
+        let spare = self.disk.dir.join(SPARE);
+        match self.spare.take().map(thread::JoinHandle::join) {
+            Some(Ok(made)) => made?,
+            Some(Err(_)) | None => make_spare(&spare, self.segment_bytes)?,
+        }
+        self.begin(&spare, next)
+    }
+
+    /// Makes a file the next segment.
+    fn begin(&mut self, from: &Path, segment: Segment) -> Result<(), StoreError> {
+        let path = self.disk.path(segment);
+        fs::rename(from, &path).map_err(|error| files::error(&path, "renaming the file", error))?;
+        files::sync_dir(&self.disk.dir)?;
+        let file = opened(&path)?;
+        let failed = |error| files::error(&path, "setting the file's length", error);
+        let mut bytes = file.metadata().map_err(failed)?.len();
+        if bytes > self.segment_bytes {
+            file.set_len(self.segment_bytes).map_err(failed)?;
+            bytes = self.segment_bytes;
+        }
+        self.disk.files.lock().insert(segment, Arc::new(file));
+        (self.current, self.current_bytes, self.offset, self.provided) = (segment, bytes, 0, false);
+        Ok(())
+    }
+}
+
+impl Drop for Segments {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            // That it could not be made shows when it is needed.
+            let _ = spare.join();
+        }
+    }
+}
