@@ -49,7 +49,9 @@ rpcs! {
     "Lease": LeaseGrant None, LeaseRevoke Any, LeaseKeepAlive Any, LeaseTimeToLive Any, LeaseLeases Any;
     "Cluster": MemberAdd Ascii, MemberRemove Ascii, MemberUpdate Ascii, MemberList AsciiBelow(1), MemberPromote Ascii;
     // An alarm, once raised, changes the answers of everything else.
-    "Maintenance": Alarm None, Status Ascii, Defragment Ascii, Hash Ascii, HashKV Ascii, Snapshot Ascii, MoveLeader Ascii;
+    "Maintenance": Alarm None, Status Ascii, Defragment Ascii, Hash Ascii, HashKV Ascii, Snapshot Ascii;
+    // Members are numbered from one here, and at random there: a small number means a member here only.
+    "Maintenance": MoveLeader None;
     "Auth": AuthEnable Ascii, AuthDisable Ascii, Authenticate Ascii, UserAdd AsciiBelow(4), UserGet Ascii,
         UserList Ascii, UserDelete Ascii, UserChangePassword AsciiBelow(3), UserGrantRole Ascii, UserRevokeRole Ascii,
         RoleAdd Ascii, RoleGet Ascii, RoleList Ascii, RoleDelete Ascii, RoleRevokePermission Ascii;

@@ -100,7 +100,6 @@ impl Cluster {
 
     pub(crate) async fn restart(&mut self, at: usize) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        // The databases of a node that was stopped are closed when its last task has ended.
         self.nodes[at] = Some(loop {
             match Node::start(self.config(at), Arc::new(SystemClock), Arc::new(Deaf), Arc::new(Echo)).await {
                 Ok(node) => break node,
@@ -110,8 +109,11 @@ impl Cluster {
         });
     }
 
+    /// Stops a node and waits until its store is closed, which its last task does.
     pub(crate) async fn stop(&mut self, at: usize) {
         self.nodes[at].take().unwrap().shutdown().await;
+        let lock = std::fs::File::open(self.dir(at).join("LOCK")).unwrap();
+        until("its store is closed", async || lock.try_lock().ok()).await;
     }
 
     pub(crate) fn node(&self, at: usize) -> &Node {
