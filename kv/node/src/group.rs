@@ -1,6 +1,9 @@
 //! One Raft group on this node.
 
-use std::sync::{Arc, OnceLock, atomic::AtomicU64};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use kv_core::{GroupId, NodeId};
 use kv_store::{Store, StoreError};
@@ -146,7 +149,8 @@ impl Group {
             published: published.clone(),
             lessor: lessor.clone(),
         };
-        let log = LogStore::new(id, shared.store.log().clone(), appended.clone());
+        let leads = Arc::new(AtomicBool::new(true));
+        let log = LogStore::new(id, shared.store.log().clone(), appended.clone(), leads.clone());
         let network = Network { group: id, links: shared.links.clone() };
         let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(shared.own.id.get(), config, network, log, machine)
@@ -154,7 +158,7 @@ impl Group {
             .map_err(|error| failed(error.to_string()))?;
         let leadership =
             Leadership { group: id, metrics: raft.metrics(), problem: Arc::default(), failure: shared.failure.clone() };
-        tokio::spawn(observe(id, leadership.clone(), shared.observer.clone()));
+        tokio::spawn(observe(id, leadership.clone(), leads, shared.observer.clone()));
         let proposer = Proposer::start(
             id,
             raft.clone(),
@@ -216,13 +220,14 @@ fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {
     }
 }
 
-/// Tells the observer who leads, and the node when the group has died.
-async fn observe(group: GroupId, leadership: Leadership, observer: Arc<dyn Observer>) {
+/// Tells the observer and the log who leads, and the node when the group has died.
+async fn observe(group: GroupId, leadership: Leadership, leads: Arc<AtomicBool>, observer: Arc<dyn Observer>) {
     let mut metrics = leadership.metrics.clone();
     let mut told = None;
     loop {
         let (leader, fatal) = {
             let now = metrics.borrow_watched();
+            leads.store(now.state == ServerState::Leader, Ordering::Relaxed);
             (now.current_leader.map(NodeId::new), now.running_state.as_ref().err().map(ToString::to_string))
         };
         if let Some(fatal) = fatal {

@@ -109,6 +109,22 @@ impl Database {
         self.db.write_opt(batch, options).map_err(|error| self.error(error))
     }
 
+    /// Writes; while the database makes writers wait, other tasks of this thread go on elsewhere.
+    pub(crate) fn write_patiently(&self, batch: WriteBatch, options: &WriteOptions) -> Result<(), StoreError> {
+        let tasks = tokio::runtime::Handle::try_current()
+            .is_ok_and(|handle| handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+        if tasks && self.holds_writers() {
+            return tokio::task::block_in_place(|| self.write(batch, options));
+        }
+        self.write(batch, options)
+    }
+
+    /// Whether memtables or table files have to be written out before more is taken.
+    fn holds_writers(&self) -> bool {
+        let above_zero = |name| matches!(self.db.property_int_value(name), Ok(Some(1..)));
+        above_zero("rocksdb.is-write-stopped") || above_zero("rocksdb.actual-delayed-write-rate")
+    }
+
     pub(crate) fn pin(&self) -> Pinned<'_> {
         self.db.snapshot()
     }

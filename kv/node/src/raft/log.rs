@@ -6,7 +6,7 @@ use std::{
     ops::{Bound, RangeBounds},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -31,11 +31,13 @@ pub(crate) struct LogStore {
     log: RaftLog,
     /// Bytes appended since the node started.
     appended: Arc<AtomicU64>,
+    /// Whether this node leads the group, or did a moment ago.
+    leads: Arc<AtomicBool>,
 }
 
 impl LogStore {
-    pub(crate) fn new(group: GroupId, log: RaftLog, appended: Arc<AtomicU64>) -> Self {
-        LogStore { group, log, appended }
+    pub(crate) fn new(group: GroupId, log: RaftLog, appended: Arc<AtomicU64>, leads: Arc<AtomicBool>) -> Self {
+        LogStore { group, log, appended, leads }
     }
 
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -154,7 +156,12 @@ impl RaftLogStorage<Types> for LogStore {
         let done = Box::new(move |result: Result<(), kv_store::StoreError>| {
             callback.io_completed(result.map_err(io::Error::from));
         });
-        self.log.append(self.group, encoded, done).await;
+        // A leader has its followers to see to meanwhile; a follower can only wait.
+        if self.leads.load(Ordering::Relaxed) {
+            self.log.append(self.group, encoded, done).await;
+        } else {
+            self.log.append_here(self.group, encoded, done).await;
+        }
         Ok(())
     }
 

@@ -156,11 +156,13 @@ impl RaftStateMachine<Types> for Machine {
         let SnapshotData::Received(received) = data else {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
-        let state = self.state.clone();
-        let installing = tokio::task::spawn_blocking(move || state.install(received));
+        let (state, observer, group) = (self.state.clone(), self.observer.clone(), self.group);
+        let installing = tokio::task::spawn_blocking(move || {
+            state.install(received)?;
+            observer.reset(group);
+            crate::publish::load(&state, group, observer.as_ref())
+        });
         installing.await.map_err(io::Error::other)??;
-        self.observer.reset(self.group);
-        crate::publish::load(&self.state, self.group, self.observer.as_ref())?;
         self.published.replaced(&self.state, self.group)?;
         Ok(())
     }

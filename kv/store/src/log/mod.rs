@@ -80,6 +80,7 @@ struct Handle {
 /// What the callers and the writer share.
 struct Shared {
     disk: Arc<Disk>,
+    segments: Mutex<Segments>,
     tails: Vec<Mutex<Tail>>,
     queue: Queue,
     /// In bytes.
@@ -156,6 +157,7 @@ impl RaftLog {
         let room_bytes = options.log_queue_bytes.clamp(ORDER_BYTES, u32::MAX as usize);
         let shared = Arc::new(Shared {
             disk,
+            segments: Mutex::new(segments),
             tails,
             queue: Queue::default(),
             room: Arc::new(Semaphore::new(room_bytes)),
@@ -164,7 +166,7 @@ impl RaftLog {
             poison: OnceLock::new(),
         });
         let writing = shared.clone();
-        let writer = thread::Builder::new().name("raft-log".into()).spawn(move || writer::run(&writing, segments));
+        let writer = thread::Builder::new().name("raft-log".into()).spawn(move || writer::run(&writing));
         let writer = writer.map_err(|source| StoreError::Io {
             path: dir.into(),
             doing: "starting the log's thread",
@@ -177,6 +179,20 @@ impl RaftLog {
     /// stable storage when `done` is told so. Waits while the queue is full; a call dropped while it waits has done
     /// nothing.
     pub async fn append(&self, group: GroupId, entries: Vec<(u64, Bytes)>, done: Done) {
+        self.queue_entries(group, entries, done).await;
+        self.0.shared.queue.wake();
+    }
+
+    /// As [`append`](RaftLog::append), for who has nothing to do meanwhile: where the log is at rest and its disk quick, it
+    /// is all done when this returns, and the calling thread did it.
+    pub async fn append_here(&self, group: GroupId, entries: Vec<(u64, Bytes)>, done: Done) {
+        self.queue_entries(group, entries, done).await;
+        if !writer::write_here(&self.0.shared) {
+            self.0.shared.queue.wake();
+        }
+    }
+
+    async fn queue_entries(&self, group: GroupId, entries: Vec<(u64, Bytes)>, done: Done) {
         let bytes = entries.iter().map(|(_, bytes)| bytes.len()).sum();
         let order = |tail: &mut Tail, ticket| {
             if let Err((expected, found)) = tail.follows(&entries) {
@@ -196,6 +212,7 @@ impl RaftLog {
             Ok(Work::Vote(vote))
         };
         self.order(group, 0, order, done).await;
+        self.0.shared.queue.wake();
     }
 
     /// Replaces the committed position. It is written with the next order of any group, or soon: a crash may take it
@@ -215,6 +232,7 @@ impl RaftLog {
             Ok(Work::Truncate { from })
         };
         self.order(group, 0, order, done).await;
+        self.0.shared.queue.wake();
     }
 
     /// Removes the entries up to `index` and remembers its log id.
@@ -225,6 +243,7 @@ impl RaftLog {
             Ok(Work::Purge { index, log_id })
         };
         self.order(group, 0, order, done).await;
+        self.0.shared.queue.wake();
     }
 
     /// Entries from `from` on, one behind the other, up to `to` (exclusive): as many as fit in `max_bytes`, but one at
@@ -290,7 +309,7 @@ impl RaftLog {
         self.0.shared.disk.is_empty()
     }
 
-    /// Changes the tail and queues what is to be written of it, in one step.
+    /// Changes the tail and queues what is to be written of it, in one step. Somebody has to see to its being written.
     async fn order(
         &self,
         group: GroupId,

@@ -44,18 +44,32 @@ impl Segment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// An entry that follows the last one.
-    Entry { index: u64, bytes: Bytes },
+    Entry {
+        index: u64,
+        bytes: Bytes,
+    },
     /// An entry that is there, written again so that the segment it was in can go.
-    Moved { index: u64, bytes: Bytes },
+    Moved {
+        index: u64,
+        bytes: Bytes,
+    },
     Vote(Bytes),
     /// How far the log was known to be committed.
     Committed(Bytes),
     /// Index and log id up to which entries are gone.
-    Purged { index: u64, log_id: Bytes },
+    Purged {
+        index: u64,
+        log_id: Bytes,
+    },
     /// The entries from this one on are gone.
-    Truncated { from: u64 },
+    Truncated {
+        from: u64,
+    },
     /// Which entries there are: what a segment begins with, so that those before it can go.
-    Range { first: u64, last: u64 },
+    Range {
+        first: u64,
+        last: u64,
+    },
 }
 
 /// Where a record is.

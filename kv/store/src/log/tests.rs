@@ -64,8 +64,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let options =
-            Options { log_cache_bytes_per_group: 8 << 10, log_segment_bytes: 64 << 10, ..Options::default() };
+        let options = Options { log_cache_bytes_per_group: 8 << 10, log_segment_bytes: 64 << 10, ..Options::default() };
         Bench { dir: tempfile::tempdir().unwrap(), disk: Arc::default(), options }
     }
 
@@ -547,4 +546,43 @@ fn larger_than_a_segment() {
     drop(log);
     let lengths: Vec<_> = bench.segments().iter().map(|path| std::fs::metadata(path).unwrap().len()).collect();
     assert!(lengths.iter().all(|length| *length == 64 << 10), "{lengths:?}");
+}
+
+/// Where the log is at rest and the disk quick, who appends writes; where somebody is writing, or the disk was slow, the
+/// log's thread does. Either way entries are written and told in order.
+#[test]
+fn written_by_who_appends() {
+    let bench = Bench::new();
+    let log = bench.open();
+    let here = |index: u64| {
+        let (done, told) = done();
+        now(log.append_here(G0, entries(index..index + 1), done));
+        told
+    };
+    // A disk that was slow once has to show that it is not, and the log to rest for as long as a write takes.
+    let mut next = 1;
+    while !log.0.shared.segments.lock().quick() {
+        assert!(next < 2_000, "the disk is never quick");
+        told(&here(next)).unwrap();
+        next += 1;
+        let rest = std::time::Instant::now();
+        while rest.elapsed() < Duration::from_millis(2) && !log.0.shared.segments.lock().quick() {
+            std::thread::yield_now();
+        }
+    }
+    let at_once = here(next);
+    next += 1;
+    at_once.try_recv().expect("told when it returns").unwrap();
+    bench.disk.hold(true);
+    let writes = bench.disk.writes.load(Ordering::SeqCst);
+    let first = append(&log, G1, 1..2);
+    bench.disk.wait_for_writes(writes + 1);
+    let second = here(next);
+    assert!(second.try_recv().is_err(), "told before it is written");
+    bench.disk.hold(false);
+    told(&first).unwrap();
+    told(&second).unwrap();
+    assert_eq!(all(&log, G0), (1..next + 1).collect::<Vec<_>>());
+    drop(log);
+    assert_eq!(all(&bench.open(), G0), (1..next + 1).collect::<Vec<_>>());
 }

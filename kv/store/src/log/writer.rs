@@ -1,7 +1,9 @@
-//! The one thread that writes the log of all groups.
+//! Who writes the log of all groups: one at a time takes everything that has queued up, writes it as one batch, syncs once,
+//! and tells everybody who waits. While it syncs the next batch queues up, so the more there is to do, the fewer syncs each
+//! entry costs.
 //!
-//! It takes everything that has queued up, writes it as one batch, syncs once, and tells everybody who waits. While it
-//! syncs the next batch queues up, so the more there is to do, the fewer syncs each entry costs.
+//! That is a thread of the log's own; or, where the log is at rest and its disk quick, whoever appends and has nothing
+//! better to do than to wait: waking a thread and being woken by it takes longer than such a sync.
 //!
 //! Must hold: nobody is told of success before the sync. After a failed write nothing is written any more: what of it
 //! is on disk is unknown, and the system may have dropped what it could not write, so a second sync that succeeds would
@@ -57,6 +59,8 @@ struct Waiting {
     committed: BTreeMap<GroupId, Bytes>,
     last_ticket: u64,
     closed: bool,
+    /// The writer waits for orders and looks for nothing else.
+    asleep: bool,
 }
 
 /// What is written in one go.
@@ -76,14 +80,18 @@ impl Queue {
     /// Queues an order. Called with the group's tail locked, so that orders queue as they change it.
     pub(super) fn push(&self, order: Order) {
         self.waiting.lock().orders.push(order);
+    }
+
+    /// Has the log's thread look at what was queued.
+    pub(super) fn wake(&self) {
         self.changed.notify_one();
     }
 
     pub(super) fn set_committed(&self, group: GroupId, committed: Bytes) {
         let mut waiting = self.waiting.lock();
-        let first = waiting.committed.is_empty();
         waiting.committed.insert(group, committed);
-        if first {
+        // A writer that wrote lately looks by itself: woken for each commit, it would only wait again.
+        if waiting.asleep {
             self.changed.notify_one();
         }
     }
@@ -93,49 +101,77 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Waits for something to write. `None`: closed, and everything has been taken.
-    fn take(&self) -> Option<Load> {
+    /// Waits for something to write. `false`: closed, and everything has been taken.
+    fn wait(&self) -> bool {
         let mut waiting = self.waiting.lock();
+        let mut rested = false;
         loop {
             let committed = !waiting.committed.is_empty();
-            if !waiting.orders.is_empty() || (waiting.closed && committed) {
+            if !waiting.orders.is_empty() || (committed && (waiting.closed || rested)) {
                 break;
             }
             if waiting.closed {
-                return None;
+                return false;
             }
-            if !committed {
+            waiting.asleep = rested;
+            if rested {
                 self.changed.wait(&mut waiting);
-            } else if self.changed.wait_for(&mut waiting, COMMITTED_DELAY).timed_out() {
-                break;
+                rested = false;
+            } else {
+                rested = self.changed.wait_for(&mut waiting, COMMITTED_DELAY).timed_out();
             }
         }
-        Some(Load { orders: mem::take(&mut waiting.orders), committed: mem::take(&mut waiting.committed) })
+        waiting.asleep = false;
+        true
+    }
+
+    /// What there is to write. Called by who has the segments, so that what is taken first is written first.
+    fn take(&self) -> Option<Load> {
+        let mut waiting = self.waiting.lock();
+        let load = Load { orders: mem::take(&mut waiting.orders), committed: mem::take(&mut waiting.committed) };
+        (!load.orders.is_empty() || !load.committed.is_empty()).then_some(load)
     }
 }
 
 /// Runs until the queue is closed and empty.
-pub(super) fn run(shared: &Arc<Shared>, mut segments: Segments) {
-    while let Some(mut load) = shared.queue.take() {
-        let result = match shared.poison.get() {
-            Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
-            None => segments.write(load.records()),
-        };
-        if let Err(error) = &result {
-            shared.poison(error);
+pub(super) fn run(shared: &Arc<Shared>) {
+    while shared.queue.wait() {
+        let mut segments = shared.segments.lock();
+        if let Some(load) = shared.queue.take() {
+            write(shared, &mut segments, load);
         }
-        let mut tickets = BTreeMap::new();
-        for order in &load.orders {
-            tickets.insert(order.group, order.ticket);
+    }
+}
+
+/// Writes what is queued, if nobody else is just doing that and the disk is quick. `false`: the log's thread has to.
+pub(super) fn write_here(shared: &Shared) -> bool {
+    let Some(mut segments) = shared.segments.try_lock() else { return false };
+    let quick = segments.quick();
+    if quick && let Some(load) = shared.queue.take() {
+        write(shared, &mut segments, load);
+    }
+    quick
+}
+
+fn write(shared: &Shared, segments: &mut Segments, mut load: Load) {
+    let result = match shared.poison.get() {
+        Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
+        None => segments.write(load.records()),
+    };
+    if let Err(error) = &result {
+        shared.poison(error);
+    }
+    let mut tickets = BTreeMap::new();
+    for order in &load.orders {
+        tickets.insert(order.group, order.ticket);
+    }
+    if result.is_ok() {
+        for (group, ticket) in tickets {
+            shared.tail(group).lock().written(ticket, shared.cache_bytes);
         }
-        if result.is_ok() {
-            for (group, ticket) in tickets {
-                shared.tail(group).lock().written(ticket, shared.cache_bytes);
-            }
-        }
-        for Order { done, _room, .. } in load.orders {
-            done(result.clone());
-        }
+    }
+    for Order { done, _room, .. } in load.orders {
+        done(result.clone());
     }
 }
 

@@ -7,7 +7,10 @@
 //! Left to the leader: that a commit names each key once. Of a key named twice the last value stays, and the record then
 //! does not verify.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering,
+};
 
 use bytes::Bytes;
 use kv_core::{
@@ -27,6 +30,8 @@ use crate::{
     database::Database,
     envelope::{Raw, seal_bytes, seal_value_into},
 };
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Expired request ids removed for each commit applied: more than the one that it adds, so that none are left behind, and
 /// few enough not to be felt.
@@ -95,8 +100,8 @@ struct Work<'a> {
     record: GroupRecord,
     keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
     /// Of the keyspaces changed by the current entry: where they were before it.
-    heads: HashMap<Keyspace, Head>,
-    versions: HashMap<(Number, Bytes), Option<KeyState>>,
+    heads: FastMap<Keyspace, Head>,
+    versions: FastMap<(Number, Bytes), Option<KeyState>>,
     /// Leases changed in this call; `None`: ended.
     leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
     /// Records beside the keys changed in this call.
@@ -124,6 +129,7 @@ impl State {
             work.seal();
             let moved = std::mem::take(&mut work.moved);
             slot.counts.begin(work.record.index, moved);
+            slot.moments.fetch_add(1, Ordering::SeqCst);
             (done, work.write()?)
         };
         let mut cache = slot.cache.write();
@@ -136,6 +142,7 @@ impl State {
             }
         }
         drop(cache);
+        slot.moments.fetch_add(1, Ordering::SeqCst);
         slot.counts.settle(self.database(), group)?;
         Ok(done)
     }
@@ -156,8 +163,8 @@ impl<'a> Work<'a> {
             before,
             record: before.record.clone().unwrap_or_default(),
             keyspaces: BTreeMap::new(),
-            heads: HashMap::new(),
-            versions: HashMap::new(),
+            heads: FastMap::default(),
+            versions: FastMap::default(),
             leases: HashMap::new(),
             beside: HashMap::new(),
             moved: Vec::new(),
@@ -466,7 +473,7 @@ impl<'a> Work<'a> {
     }
 
     fn write(self) -> Result<Changed, StoreError> {
-        self.database.write(self.batch, &unlogged())?;
+        self.database.write_patiently(self.batch, &unlogged())?;
         Ok(Changed { record: self.record, keyspaces: self.keyspaces, leases: self.leases })
     }
 }

@@ -108,6 +108,7 @@ impl State {
         files::sync_dir(&self.0.snapshots)?;
         replace(self.database(), spool.group, &marker)?;
         *slot.cache.write() = load(self.database(), spool.group)?;
+        slot.moments.fetch_add(2, std::sync::atomic::Ordering::SeqCst);
         slot.counts.clear();
         slot.reclaimable.lock().clear();
         self.0.reclaim.clear(spool.group);

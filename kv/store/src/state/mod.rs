@@ -35,7 +35,10 @@ mod verify;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -98,6 +101,8 @@ struct Group {
     /// The log id that a flush has reached for sure.
     durable: Mutex<Option<Bytes>>,
     counts: Counts,
+    /// Grows when a change of the database begins, and again when the cache has it too.
+    moments: AtomicU64,
     /// Keyspaces with more to give back than was given back.
     reclaimable: Mutex<BTreeSet<Number>>,
 }
@@ -133,6 +138,7 @@ impl State {
                 cache: RwLock::new(cache),
                 durable,
                 counts: Counts::default(),
+                moments: AtomicU64::new(0),
                 reclaimable: Mutex::default(),
             })
         });
@@ -155,11 +161,22 @@ impl State {
         self.keyspace(group, keyspace).map_or_else(Head::default, |found| found.head)
     }
 
+    /// How many keyspaces a group has.
+    pub fn keyspace_count(&self, group: GroupId) -> usize {
+        self.group(group).cache.read().keyspaces.len()
+    }
+
     /// A group's keyspaces that have a revision, by name, and their heads.
     pub fn keyspaces(&self, group: GroupId) -> Vec<(Keyspace, Head)> {
         let cache = self.group(group).cache.read();
         let written = cache.keyspaces.iter().filter(|(_, found)| found.head != Head::default());
         written.map(|(keyspace, found)| (keyspace.clone(), found.head)).collect()
+    }
+
+    /// Reads between two calls that return the same are of one moment. `None`: something is just being written.
+    pub fn moment(&self, group: GroupId) -> Option<u64> {
+        let moments = self.group(group).moments.load(Ordering::SeqCst);
+        moments.is_multiple_of(2).then_some(moments)
     }
 
     /// The heads of all keyspaces of a group in one value.
