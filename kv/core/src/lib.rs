@@ -11,6 +11,7 @@
 mod chain;
 mod commit;
 mod id;
+mod intervals;
 mod keyspace;
 pub mod limits;
 mod read;

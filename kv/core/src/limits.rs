@@ -17,6 +17,10 @@ pub const TXN_OPERATIONS: usize = 32 * 1024;
 /// Bytes of keys and values in one transaction. It has to fit one log entry, and an entry one peer message.
 pub const TXN_BYTES: usize = 8 * 1024 * 1024;
 
+/// Bytes of the keys and values that one transaction comes to: what it removes or keeps is not among its own bytes. It has
+/// to fit one log entry, and an entry one peer message.
+pub const COMMIT_BYTES: usize = 16 * 1024 * 1024;
+
 /// Bytes of the commits packed into one log entry; a transaction larger than this travels alone.
 pub const ENTRY_BYTES: usize = 1024 * 1024;
 

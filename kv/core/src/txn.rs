@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Effect, KeyRange, KeyState, KeyValue, LeaseId, Outcome, Query, RangeResult, RequestId, Revision, Timestamp,
+    intervals::Intervals,
 };
 
 /// A transaction on one keyspace: if all of `compares` hold (an empty list does), `then`, else `otherwise`.
@@ -299,16 +300,17 @@ pub fn written_twice(operations: &[Operation]) -> Option<Bytes> {
 /// What a list of steps may write.
 struct Written<'a> {
     puts: HashSet<&'a Bytes>,
-    deletes: Vec<&'a KeyRange>,
+    deletes: Intervals,
 }
 
 impl<'a> Written<'a> {
     fn of(operations: &'a [Operation]) -> Result<Self, Bytes> {
-        let deletes = operations.iter().filter_map(|operation| match operation {
-            Operation::Delete(delete) => Some(&delete.range),
-            _ => None,
-        });
-        let mut all = Written { puts: HashSet::new(), deletes: deletes.collect() };
+        let mut all = Written { puts: HashSet::new(), deletes: Intervals::default() };
+        for operation in operations {
+            if let Operation::Delete(delete) = operation {
+                all.deletes.insert(&delete.range);
+            }
+        }
         for operation in operations {
             if let Operation::Txn(branches) = operation {
                 let (then, otherwise) = (Written::of(&branches.then)?, Written::of(&branches.otherwise)?);
@@ -327,8 +329,7 @@ impl<'a> Written<'a> {
     }
 
     fn put(&mut self, key: &'a Bytes) -> Result<(), Bytes> {
-        let deleted = self.deletes.iter().any(|range| range.contains(key));
-        if deleted || !self.puts.insert(key) { Err(key.clone()) } else { Ok(()) }
+        if self.deletes.contains(key) || !self.puts.insert(key) { Err(key.clone()) } else { Ok(()) }
     }
 }
 

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use etcd_proto::etcdserverpb as pb;
 use kv_auth::{AuthError, AuthState, Credentials, Identity};
-use kv_core::{Keyspace, LeaseId, Revision};
-use kv_node::Node;
+use kv_core::{Answered, Guard, Keyspace, LeaseId, Refusal, Revision, Txn};
+use kv_node::{CommitError, Node};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status, metadata::MetadataMap};
@@ -18,6 +18,15 @@ const KEYSPACE: &str = "netstate-keyspace";
 
 /// Passwords hashed at a time: each takes some 20 MiB and a core.
 const HASHED_AT_ONCE: usize = 2;
+
+/// Keyspaces whose users and roles are kept in memory.
+const KNOWN: usize = 1024;
+
+/// Keyspaces in one group of the cluster beyond which no request makes another.
+const KEYSPACES: usize = 16 * 1024;
+
+/// How often a write is tried anew because users and roles changed between the check and the write.
+const ATTEMPTS: usize = 16;
 
 /// Large ranges, streamed ranges and snapshots under way on one port.
 const LONG_READS: usize = 128;
@@ -38,13 +47,22 @@ pub(crate) struct Inner {
 /// A keyspace's users and roles as they were when records had changed so often.
 struct Known {
     changes: u64,
+    judge: Judge,
+}
+
+/// A keyspace's users and roles, and the record that changes whenever one of them does.
+#[derive(Clone)]
+struct Judge {
     state: Arc<AuthState>,
+    settings: Option<Bytes>,
 }
 
 /// Whose request it is, and of which keyspace.
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) keyspace: Keyspace,
     pub(crate) auth: Arc<AuthState>,
+    settings: Option<Bytes>,
     /// As in etcd a bad token is refused where permission is asked for, not before.
     identity: Result<Option<Identity>, AuthError>,
     own: bool,
@@ -114,15 +132,28 @@ impl Shared {
     pub(crate) fn caller_of(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let keyspace = self.keyspace(metadata)?;
         let own = keyspace.as_str().starts_with(&self.config().own_prefix);
-        // The store's own keyspaces have no users: the administrators are those of the listener's keyspace.
-        let auth = self.auth(if own { &self.config().keyspace } else { &keyspace })?;
+        let Judge { state: auth, settings } = self.judge_of(&keyspace, own)?;
+        let elsewhere = self.config().keyspace != self.config().administrators;
         let token = ["token", "authorization"].iter().find_map(|name| metadata.get(*name));
         let token = token.map(|value| value.to_str().map_err(|_| AuthError::InvalidToken)).transpose();
         let identity = token.and_then(|token| {
             let credentials = Credentials { token, certificate_name: None };
             auth.identify(credentials, &self.config().tokens, SystemTime::now())
         });
-        Ok(Caller { keyspace, auth, identity, own })
+        let identity = if own && elsewhere && !auth.enabled() { Err(AuthError::PermissionDenied) } else { identity };
+        Ok(Caller { keyspace, auth, settings, identity, own })
+    }
+
+    /// Who judges requests to a keyspace. The store's own have no users: their administrators are those of the keyspace
+    /// that the client port serves.
+    fn judge_of(&self, keyspace: &Keyspace, own: bool) -> Result<Judge, Status> {
+        self.judge(if own { &self.config().administrators } else { keyspace })
+    }
+
+    /// The same caller, judged by the users and roles that there are now.
+    pub(crate) fn again(&self, caller: &Caller) -> Result<Caller, Status> {
+        let Judge { state: auth, settings } = self.judge_of(&caller.keyspace, caller.own)?;
+        Ok(Caller { auth, settings, ..caller.clone() })
     }
 
     /// The keyspace that a request names, or the listener's own.
@@ -153,12 +184,16 @@ impl Shared {
 
     /// A keyspace's users and roles, as the local replica has them.
     pub(crate) fn auth(&self, keyspace: &Keyspace) -> Result<Arc<AuthState>, Status> {
+        Ok(self.judge(keyspace)?.state)
+    }
+
+    fn judge(&self, keyspace: &Keyspace) -> Result<Judge, Status> {
         let node = self.node();
         // Taken before the records are read, which are then at least as new.
         let changes = node.record_changes(keyspace);
         let mut states = self.0.states.lock();
         if let Some(known) = states.get(keyspace).filter(|known| known.changes == changes) {
-            return Ok(known.state.clone());
+            return Ok(known.judge.clone());
         }
         let records = node.all_beside(keyspace, kv_auth::RECORDS).map_err(|error| status::read(&error))?;
         let plain = records.iter().map(|(key, value)| (&key[..], &value[..]));
@@ -166,10 +201,67 @@ impl Shared {
             tracing::error!(%keyspace, %error, "users and roles cannot be read");
             status::corrupt()
         })?;
-        let state = Arc::new(state);
-        states.insert(keyspace.clone(), Known { changes, state: state.clone() });
-        Ok(state)
+        let settings = records.iter().find(|(key, _)| key == kv_auth::SETTINGS_RECORD).map(|(_, value)| value.clone());
+        let judge = Judge { state: Arc::new(state), settings };
+        if states.len() >= KNOWN {
+            states.clear();
+        }
+        states.insert(keyspace.clone(), Known { changes, judge: judge.clone() });
+        Ok(judge)
     }
+
+    /// Carries out a transaction that `may` allows. Where users are asked who they are, it is written only if users and
+    /// roles are still those that it was judged by, and judged again if not.
+    pub(crate) async fn transact(
+        &self,
+        caller: &Caller,
+        txn: Txn,
+        may: impl Fn(&Caller) -> Result<(), Status>,
+    ) -> Result<Result<Answered, CommitError>, Status> {
+        let (node, keyspace) = (self.node(), &caller.keyspace);
+        may(caller)?;
+        if !caller.auth.enabled() || txn.guard.is_some() {
+            return Ok(one(node.transact(keyspace, vec![txn]).await));
+        }
+        let mut caller = caller.clone();
+        for _ in 0..ATTEMPTS {
+            let key = Bytes::from_static(kv_auth::SETTINGS_RECORD);
+            let guard = Some(Guard { key, value: caller.settings.clone() });
+            match one(node.transact(keyspace, vec![Txn { guard, ..txn.clone() }]).await) {
+                Err(CommitError::Refused(Refusal::Guarded)) => {}
+                other => return Ok(other),
+            }
+            node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))?;
+            caller = self.again(&caller)?;
+            may(&caller)?;
+        }
+        Err(status::too_many_requests())
+    }
+
+    /// Writes are refused once a keyspace is as large as it may be, and where it would be one too many; deletes never are.
+    pub(crate) fn room(&self, keyspace: &Keyspace) -> Result<(), Status> {
+        let (config, node) = (self.config(), self.node());
+        if config.quota_bytes < u64::MAX && node.usage(keyspace).bytes >= config.quota_bytes {
+            return Err(status::no_space());
+        }
+        if node.head(keyspace).revision == Revision::ZERO && node.keyspaces_in(node.group_of(keyspace)) >= KEYSPACES {
+            return Err(status::too_many_keyspaces(KEYSPACES));
+        }
+        Ok(())
+    }
+
+    /// A request larger than one may be.
+    pub(crate) fn too_large(&self, request: &impl prost::Message) -> Result<(), Status> {
+        if request.encoded_len() > self.config().request_bytes {
+            return Err(status::request_too_large());
+        }
+        Ok(())
+    }
+}
+
+/// The answer to the one transaction that was sent.
+fn one(answers: Result<Vec<Answered>, CommitError>) -> Result<Answered, CommitError> {
+    Ok(answers?.pop().expect("each transaction has an answer"))
 }
 
 /// Finds the keys attached to a lease.

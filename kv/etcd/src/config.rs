@@ -11,6 +11,9 @@ pub struct Config {
     pub keyspace: Keyspace,
     /// Keyspaces whose names start so are the store's own: administrators may read them, nobody may write them.
     pub own_prefix: String,
+    /// The keyspace whose administrators those are. Where nobody is asked who they are in it, they are those who come to
+    /// the port of this keyspace.
+    pub administrators: Keyspace,
     /// Bytes of one request.
     pub request_bytes: usize,
     /// Operations of one transaction, counted along its longest path.
@@ -31,6 +34,7 @@ impl Config {
     /// etcd's defaults, for requests to this keyspace.
     pub fn new(keyspace: Keyspace) -> Self {
         Config {
+            administrators: keyspace.clone(),
             keyspace,
             own_prefix: "netstate/".into(),
             request_bytes: 1536 * 1024,

@@ -5,29 +5,26 @@
 
 use std::convert::Infallible;
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::{extract::State, middleware::Next};
 use bytes::{BufMut, Bytes, BytesMut};
 use etcd_proto::etcdserverpb as pb;
+use http::{Request, Response};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use kv_core::{Query, RangeResult, Revision, Want};
 use kv_node::{Consistency, Pages, ReadError};
 use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
+    body::Body,
     codegen::http::{HeaderMap, HeaderValue, header::CONTENT_TYPE},
     metadata::MetadataMap,
 };
 
 use crate::{access::Shared, status, wire};
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
+pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
@@ -51,28 +48,47 @@ pub(crate) struct Edge {
 }
 
 /// Passes requests on, except for those named above.
-pub(crate) async fn pass(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+pub(crate) async fn pass(
+    State(edge): State<Edge>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
     if request.uri().path() != RANGE {
         return too_large(next.run(request).await);
     }
-    let (parts, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, edge.request_bytes + PREFIX_BYTES).await else {
-        return refused(&Status::resource_exhausted("grpc: received message larger than max"));
-    };
-    let Some(range) = large(&body) else {
-        return next.run(Request::from_parts(parts, Body::from(body))).await;
-    };
-    match answer(&edge.shared, &MetadataMap::from_headers(parts.headers), range).await {
-        Ok(body) => {
-            let mut response = Response::new(body);
-            response.headers_mut().insert(CONTENT_TYPE, GRPC);
-            response
-        }
-        Err(status) => refused(&status),
+    match edge.range(request).await {
+        Ok(answer) => answer.map(axum::body::Body::new),
+        Err(request) => too_large(next.run(request.map(axum::body::Body::new)).await),
     }
 }
 
-fn refused(status: &Status) -> Response {
+impl Edge {
+    /// Answers a range that may be large; gives back any other request, whole.
+    pub(crate) async fn range<B>(&self, request: Request<B>) -> Result<Response<Body>, Request<Body>>
+    where
+        B: http_body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_parts();
+        let Ok(body) = Limited::new(body, self.request_bytes + PREFIX_BYTES).collect().await else {
+            return Ok(refused(&Status::resource_exhausted("grpc: received message larger than max")));
+        };
+        let body = body.to_bytes();
+        let Some(range) = large(&body) else {
+            return Err(Request::from_parts(parts, Body::new(Full::new(body))));
+        };
+        match answer(&self.shared, &MetadataMap::from_headers(parts.headers), range).await {
+            Ok(body) => {
+                let mut response = Response::new(body);
+                response.headers_mut().insert(CONTENT_TYPE, GRPC);
+                Ok(response)
+            }
+            Err(status) => Ok(refused(&status)),
+        }
+    }
+}
+
+fn refused(status: &Status) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
     // A status has no text that a header cannot hold: it is encoded.
@@ -81,7 +97,7 @@ fn refused(status: &Status) -> Response {
 }
 
 /// A request that was too large to be read, in the code of etcd's gRPC library.
-fn too_large(mut response: Response) -> Response {
+pub(crate) fn too_large<B>(mut response: Response<B>) -> Response<B> {
     let headers = response.headers_mut();
     let is =
         |name, value: &[u8]| headers.get(name).is_some_and(|header: &HeaderValue| header.as_bytes().starts_with(value));
@@ -149,13 +165,14 @@ fn end() -> Frame<Bytes> {
 }
 
 async fn answer(shared: &Shared, metadata: &MetadataMap, request: pb::RangeRequest) -> Result<Body, Status> {
-    let caller = shared.caller_of(metadata)?;
     let query = wire::query(&request)?;
-    caller.may_range(&request.key, &request.range_end)?;
     let node = shared.node();
     if !request.serializable {
-        node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
+        let group = node.group_of(&shared.keyspace(metadata)?);
+        node.read_barrier(group).await.map_err(|error| status::read(&error))?;
     }
+    let caller = shared.caller_of(metadata)?;
+    caller.may_range(&request.key, &request.range_end)?;
     let mut pages = node.pages(&caller.keyspace, &query, PAGE_KEYS).map_err(|error| status::read(&error))?;
     let at = |found: Revision| if query.at.is_some() { node.head(&caller.keyspace).revision } else { found };
     let first = pages.next().map_err(|error| status::read(&error))?.unwrap_or_default();

@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     access::{Caller, Shared},
-    queue, status, wire,
+    queue::{self, Waiting},
+    status, wire,
 };
 
 /// Leaders told to one observer that wait for it to read.
@@ -41,6 +42,7 @@ impl ElectionService {
             ..etcd_proto::etcdserverpb::PutRequest::default()
         };
         caller.may_put(&request, &|lease| self.0.attached(&caller.keyspace, lease))?;
+        self.0.room(&caller.keyspace)?;
         let compare = Compare {
             range: KeyRange::Key(leader.key.clone()),
             relation: Relation::Equal,
@@ -65,7 +67,9 @@ impl Election for ElectionService {
     ) -> Result<Response<electpb::CampaignResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
+        self.0.too_large(&request)?;
         let place = queue::enter(&self.0, &caller, &request.name, request.lease, request.value.clone()).await?;
+        let waiting = Waiting::new(&self.0, &caller, &place);
         let leader = electpb::LeaderKey {
             name: request.name.clone(),
             key: place.key.clone(),
@@ -76,6 +80,7 @@ impl Election for ElectionService {
             self.set(&caller, &leader, request.value).await?;
         }
         let elected = queue::first(&self.0, &caller.keyspace, &request.name, &place).await?;
+        waiting.held();
         let header = self.0.header(&caller.keyspace, elected);
         Ok(Response::new(electpb::CampaignResponse { header, leader: Some(leader) }))
     }
@@ -86,6 +91,7 @@ impl Election for ElectionService {
     ) -> Result<Response<electpb::ProclaimResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
+        self.0.too_large(&request)?;
         let leader = request.leader.ok_or_else(missing)?;
         let revision = self.set(&caller, &leader, request.value).await?;
         Ok(Response::new(electpb::ProclaimResponse { header: self.0.header(&caller.keyspace, revision) }))
@@ -153,6 +159,7 @@ async fn observe(shared: &Shared, caller: &Caller, name: &[u8], told: &Told) -> 
             changed = events.next() => drop(changed.map_err(|error| status::watch(&error))?),
             () = told.closed() => return Ok(()),
         }
+        shared.again(caller)?.may_range(&queue::prefix(name), &queue::end(name))?;
         (holder, revision) = queue::holder(shared, keyspace, name).await?;
     }
 }

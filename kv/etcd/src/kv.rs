@@ -6,10 +6,12 @@ use etcd_proto::etcdserverpb::{self as pb, kv_server::Kv};
 use futures::stream::BoxStream;
 use kv_core::{Answered, Done, KeyRange, Keyspace, LeaseId, Operation, Outcome, Query, Revision, Txn};
 use kv_node::Consistency;
-use prost::Message;
 use tonic::{Request, Response, Status};
 
-use crate::{access::Shared, compacted, status, wire};
+use crate::{
+    access::{Caller, Shared},
+    compacted, status, wire,
+};
 
 /// Keys of one part of a streamed range, and how many parts wait for a slow reader.
 const PART_KEYS: usize = 1000;
@@ -23,35 +25,35 @@ const PHYSICAL_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct KvService(pub(crate) Shared);
 
 impl KvService {
-    fn too_large(&self, request: &impl Message) -> Result<(), Status> {
-        if request.encoded_len() > self.0.config().request_bytes {
-            return Err(status::request_too_large());
-        }
-        Ok(())
-    }
-
-    /// Writes are refused once a keyspace is as large as it may be; deletes never are.
-    fn room(&self, keyspace: &Keyspace) -> Result<(), Status> {
-        let config = self.0.config();
-        if config.quota_bytes < u64::MAX && self.0.node().usage(keyspace).bytes >= config.quota_bytes {
-            return Err(status::no_space());
-        }
-        Ok(())
-    }
-
-    async fn transact(&self, keyspace: &Keyspace, txn: Txn) -> Result<(Answered, Revision), Status> {
-        let mut answers = self.0.node().transact(keyspace, vec![txn]).await.map_err(|error| status::commit(&error))?;
-        let answered = answers.pop().ok_or_else(status::timeout)?;
+    async fn transact(
+        &self,
+        caller: &Caller,
+        txn: Txn,
+        may: impl Fn(&Caller) -> Result<(), Status>,
+    ) -> Result<(Answered, Revision), Status> {
+        let answered = self.0.transact(caller, txn, may).await?.map_err(|error| status::commit(&error))?;
         match answered.outcome {
             Outcome::Applied(done) | Outcome::Repeated(done) => Ok((answered, done.revision)),
             Outcome::Stale { .. } => Err(status::timeout()),
         }
     }
 
-    async fn one(&self, keyspace: &Keyspace, operation: Operation, actor: String) -> Result<(Done, Revision), Status> {
-        let txn = Txn { then: vec![operation], actor, ..Txn::default() };
-        let (mut answered, revision) = self.transact(keyspace, txn).await?;
+    async fn one(
+        &self,
+        caller: &Caller,
+        operation: Operation,
+        may: impl Fn(&Caller) -> Result<(), Status>,
+    ) -> Result<(Done, Revision), Status> {
+        let txn = Txn { then: vec![operation], actor: caller.actor(), ..Txn::default() };
+        let (mut answered, revision) = self.transact(caller, txn, may).await?;
         Ok((answered.done.pop().ok_or_else(status::timeout)?, revision))
+    }
+
+    /// Returns when the local replica has what was acknowledged before, users and roles among it. Called before a reader
+    /// is judged.
+    async fn up_to_date(&self, keyspace: &Keyspace) -> Result<(), Status> {
+        let node = self.0.node();
+        node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))
     }
 
     async fn lease_missing(&self, keyspace: &Keyspace, lease: i64) -> Option<Status> {
@@ -60,18 +62,17 @@ impl KvService {
     }
 }
 
-fn consistency(serializable: bool) -> Consistency {
-    if serializable { Consistency::Serializable } else { Consistency::Linearizable }
-}
-
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let caller = self.0.caller(&request)?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
+        if !request.serializable {
+            self.up_to_date(&self.0.keyspace(&metadata)?).await?;
+        }
+        let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
-        let read = self.0.node().query(&caller.keyspace, &query, consistency(request.serializable)).await;
+        let read = self.0.node().query(&caller.keyspace, &query, Consistency::Serializable).await;
         let mut found = read.map_err(|error| status::read(&error))?;
         if query.at.is_some() {
             found.revision = self.0.node().head(&caller.keyspace).revision;
@@ -86,18 +87,18 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let caller = self.0.caller(&request)?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
+        if !request.serializable {
+            self.up_to_date(&self.0.keyspace(&metadata)?).await?;
+        }
+        let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
         if !query.in_key_order() || query.order.descending || query.want == kv_core::Want::Count {
             let text = "a streamed range comes by key, ascending and whole; use Range to sort, filter or count";
             return Err(Status::invalid_argument(text));
         }
         let node = self.0.node().clone();
-        if !request.serializable {
-            node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
-        }
         let turn = self.0.long_read()?;
         let pages = node.pages(&caller.keyspace, &query, PART_KEYS).map_err(|error| status::read(&error))?;
         let header = self.0.header_now(&caller.keyspace);
@@ -127,10 +128,12 @@ impl Kv for KvService {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
         let put = wire::put(&request)?;
-        caller.may_put(&request, &|lease| self.0.attached(&caller.keyspace, lease))?;
-        self.too_large(&request)?;
-        self.room(&caller.keyspace)?;
-        let written = self.one(&caller.keyspace, Operation::Put(put), caller.actor()).await;
+        let may = |caller: &Caller| {
+            caller.may_put(&request, &|lease| self.0.attached(&caller.keyspace, lease))?;
+            self.0.too_large(&request)?;
+            self.0.room(&caller.keyspace)
+        };
+        let written = self.one(&caller, Operation::Put(put), may).await;
         let (done, revision) = match written {
             // Of what is missing etcd names the lease first here, and the key first in transactions.
             Err(missing) if missing.message() == status::key_not_found().message() => {
@@ -149,39 +152,44 @@ impl Kv for KvService {
         let caller = self.0.caller(&request)?;
         let request = request.into_inner();
         let delete = wire::delete(&request)?;
-        caller.may_delete(&request)?;
-        self.too_large(&request)?;
-        let (done, revision) = self.one(&caller.keyspace, Operation::Delete(delete), caller.actor()).await?;
+        let may = |caller: &Caller| {
+            caller.may_delete(&request)?;
+            self.0.too_large(&request)
+        };
+        let (done, revision) = self.one(&caller, Operation::Delete(delete), may).await?;
         let header = self.0.header(&caller.keyspace, revision);
         Ok(Response::new(wire::delete_response(done, header)))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        let caller = self.0.caller(&request)?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        let caller = self.0.caller_of(&metadata)?;
         let compacted = compacted::revision(&self.0, &caller.keyspace).map_err(|error| status::read(&error))?;
         let branches = wire::branches(&request, self.0.config().txn_operations, compacted)?;
         if [&branches.then, &branches.otherwise].into_iter().any(|branch| kv_core::written_twice(branch).is_some()) {
             return Err(status::duplicate_key());
         }
         let writes = branches.then.iter().chain(&branches.otherwise).any(Operation::writes);
-        caller.may_txn(&request, writes, &|lease| self.0.attached(&caller.keyspace, lease))?;
-        let (compares, then, otherwise) = (branches.compares, branches.then, branches.otherwise);
+        let may = |caller: &Caller| {
+            caller.may_txn(&request, writes, &|lease| self.0.attached(&caller.keyspace, lease))?;
+            if !writes {
+                return Ok(());
+            }
+            self.0.too_large(&request)?;
+            let puts = branches.then.iter().chain(&branches.otherwise).any(puts);
+            if puts { self.0.room(&caller.keyspace) } else { Ok(()) }
+        };
+        let (compares, then, otherwise) =
+            (branches.compares.clone(), branches.then.clone(), branches.otherwise.clone());
         let txn = Txn { compares, then, otherwise, actor: caller.actor(), ..Txn::default() };
         let mut read = None;
         if !writes {
             if !only_serializable(&request) {
-                let group = self.0.node().group_of(&caller.keyspace);
-                self.0.node().read_barrier(group).await.map_err(|error| status::read(&error))?;
+                self.up_to_date(&caller.keyspace).await?;
             }
+            may(&self.0.again(&caller)?)?;
             read = self.0.node().read_only(&caller.keyspace, &txn).map_err(|error| status::commit(&error))?;
-        } else {
-            self.too_large(&request)?;
-            if txn.then.iter().chain(&txn.otherwise).any(puts) {
-                self.room(&caller.keyspace)?;
-            }
         }
-        let steps = (txn.then.clone(), txn.otherwise.clone());
         let (answered, revision) = match read {
             Some(answered) => {
                 let revision = match answered.outcome {
@@ -190,10 +198,10 @@ impl Kv for KvService {
                 };
                 (answered, revision)
             }
-            None => self.transact(&caller.keyspace, txn).await?,
+            None => self.transact(&caller, txn, may).await?,
         };
         let succeeded = matches!(answered.outcome, Outcome::Applied(done) | Outcome::Repeated(done) if done.succeeded);
-        let taken = if succeeded { &steps.0 } else { &steps.1 };
+        let taken = if succeeded { &branches.then } else { &branches.otherwise };
         let responses = wire::responses(answered.done, taken);
         let header = self.0.header(&caller.keyspace, revision);
         Ok(Response::new(pb::TxnResponse { header, succeeded, responses }))
@@ -207,7 +215,7 @@ impl Kv for KvService {
         let request = request.into_inner();
         caller.may_propose()?;
         let txn = Txn { actor: caller.actor(), ..compacted::change(&self.0, &caller.keyspace, request.revision)? };
-        let (_, revision) = self.transact(&caller.keyspace, txn).await?;
+        let (_, revision) = self.transact(&caller, txn, Caller::may_propose).await?;
         if request.physical {
             let freed = tokio::time::timeout(PHYSICAL_PATIENCE, self.0.node().reclaimed());
             freed.await.map_err(|_| status::timeout())?;

@@ -89,6 +89,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let caller = self.0.caller(&request)?;
         caller.may_propose()?;
+        self.0.room(&caller.keyspace)?;
         let request = request.into_inner();
         let granted = grant(&self.0, &caller.keyspace, LeaseId::new(request.id), request.ttl, caller.actor()).await;
         let (lease, ttl) = granted?;
@@ -100,6 +101,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        // Which keys go with the lease, and who may end those, is asked of a replica that has both.
+        let keyspace = self.0.keyspace(request.metadata())?;
+        let node = self.0.node();
+        node.read_barrier(node.group_of(&keyspace)).await.map_err(|error| status::read(&error))?;
         let caller = self.0.caller(&request)?;
         caller.may_propose()?;
         let lease = lease_id(request.into_inner().id)?;

@@ -20,6 +20,7 @@ mod compactor;
 mod config;
 mod edge;
 mod election;
+mod express;
 #[cfg(test)]
 mod fuzz;
 mod kv;
@@ -35,6 +36,7 @@ mod watch;
 mod wire;
 
 pub use config::{AutoCompaction, AutoCompactionError, Config};
+pub use express::{Express, Served};
 pub use kv_auth::{TokenOptionError, Tokens};
 pub use kv_gateway::GatewayError;
 pub use services::Services;

@@ -3,6 +3,8 @@
 //! Whoever wants something puts a key of its own below a prefix, attached to a lease. The oldest key is first in line; the
 //! others wait until all older ones have gone.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use etcd_proto::etcdserverpb as pb;
 use kv_core::{
@@ -20,6 +22,9 @@ use crate::{
 /// The time to live of a lease made for somebody who brought none, in seconds.
 const SESSION_TTL: i64 = 60;
 
+/// Between two renewals of such a lease while its place is not first.
+const SESSION_RENEWAL: Duration = Duration::from_secs(20);
+
 /// A place in line.
 pub(crate) struct Place {
     pub(crate) key: Bytes,
@@ -28,6 +33,38 @@ pub(crate) struct Place {
     pub(crate) since: Revision,
     /// The value that it has, if it was there already.
     pub(crate) known: Option<Bytes>,
+    /// Whether the lease was granted for this place, and has to be kept alive while it waits.
+    session: bool,
+}
+
+/// Somebody in line. If they go before they are first, so does their key: nobody should wait for it.
+pub(crate) struct Waiting {
+    shared: Shared,
+    keyspace: Keyspace,
+    key: Option<Bytes>,
+}
+
+impl Waiting {
+    pub(crate) fn new(shared: &Shared, caller: &Caller, place: &Place) -> Self {
+        Waiting { shared: shared.clone(), keyspace: caller.keyspace.clone(), key: Some(place.key.clone()) }
+    }
+
+    /// They are first: the key stays.
+    pub(crate) fn held(mut self) {
+        self.key = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(key) = self.key.take() else { return };
+        let (shared, keyspace) = (self.shared.clone(), self.keyspace.clone());
+        tokio::spawn(async move {
+            let then = vec![Operation::delete(KeyRange::Key(key))];
+            // Should it fail, the lease's end removes the key.
+            let _ = shared.node().txn(&keyspace, Txn { then, ..Txn::default() }).await;
+        });
+    }
 }
 
 /// Takes a place below `name`, with a value. `lease` zero: one is granted.
@@ -38,6 +75,8 @@ pub(crate) async fn enter(
     lease: i64,
     value: Bytes,
 ) -> Result<Place, Status> {
+    shared.room(&caller.keyspace)?;
+    let session = lease == 0;
     let lease = match LeaseId::new(lease) {
         Some(lease) => lease,
         None => lease::grant(shared, &caller.keyspace, None, SESSION_TTL, caller.actor()).await?.0,
@@ -65,8 +104,12 @@ pub(crate) async fn enter(
         _ => None,
     });
     match (answered.outcome, there) {
-        (_, Some(kv)) => Ok(Place { key, lease, since: kv.state.create_revision, known: Some(kv.state.value) }),
-        (Outcome::Applied(done), None) if done.succeeded => Ok(Place { key, lease, since: done.revision, known: None }),
+        (_, Some(kv)) => {
+            Ok(Place { key, lease, since: kv.state.create_revision, known: Some(kv.state.value), session })
+        }
+        (Outcome::Applied(done), None) if done.succeeded => {
+            Ok(Place { key, lease, since: done.revision, known: None, session })
+        }
         _ => Err(status::timeout()),
     }
 }
@@ -82,7 +125,16 @@ pub(crate) async fn first(
     loop {
         let found = kv::by_creation(shared, keyspace, &prefix(name), 1, true, Some(older)).await?;
         let Some(before) = found.kvs.into_iter().next() else { break };
-        gone(shared, keyspace, before.key, found.revision).await?;
+        let mut gone = std::pin::pin!(gone(shared, keyspace, before.key, found.revision));
+        loop {
+            tokio::select! {
+                gone = &mut gone => break gone?,
+                () = tokio::time::sleep(SESSION_RENEWAL), if place.session => {
+                    // That it has ended shows when it is this place's turn.
+                    let _ = shared.node().lease_renew(keyspace, place.lease).await;
+                }
+            }
+        }
     }
     let own = Query::all(KeyRange::Key(place.key.clone()));
     let own = shared.node().query(keyspace, &own, Consistency::Linearizable).await;

@@ -21,6 +21,7 @@ use crate::{
     compactor,
     edge::{self, Edge},
     election::ElectionService,
+    express::Express,
     kv::KvService,
     lease::LeaseService,
     lock::LockService,
@@ -58,10 +59,8 @@ impl Services {
     /// Adds the gRPC services.
     pub fn add_to(&self, routes: Routes) -> Routes {
         let shared = || self.0.clone();
-        let limit = self.0.config().request_bytes + OVERHEAD_BYTES;
-        let kv = KvServer::new(KvService(shared()));
         let routes = routes
-            .add_service(kv.max_decoding_message_size(limit).max_encoding_message_size(ANSWER_BYTES))
+            .add_service(self.kv())
             .add_service(WatchServer::new(WatchService(shared())).max_encoding_message_size(ANSWER_BYTES))
             .add_service(LeaseServer::new(LeaseService(shared())).max_encoding_message_size(ANSWER_BYTES))
             .add_service(AuthServer::new(AuthService(shared())))
@@ -69,18 +68,33 @@ impl Services {
             .add_service(MaintenanceServer::new(MaintenanceService(shared())))
             .add_service(LockServer::new(LockService(shared())))
             .add_service(ElectionServer::new(ElectionService(shared())));
-        let edge = Edge { shared: self.0.clone(), request_bytes: limit };
-        let edge = axum::middleware::from_fn_with_state(edge, edge::pass);
+        let edge = axum::middleware::from_fn_with_state(self.edge(), edge::pass);
         Routes::from(routes.prepare().into_axum_router().layer(edge))
+    }
+
+    /// What serves the most frequent requests of a port, in front of its [routes](Services::add_to).
+    pub fn express(&self) -> Express {
+        Express { kv: self.kv(), edge: self.edge() }
+    }
+
+    fn kv(&self) -> KvServer<KvService> {
+        let kv = KvServer::new(KvService(self.0.clone()));
+        kv.max_decoding_message_size(self.request_bytes()).max_encoding_message_size(ANSWER_BYTES)
+    }
+
+    fn edge(&self) -> Edge {
+        Edge { shared: self.0.clone(), request_bytes: self.request_bytes() }
+    }
+
+    /// Bytes of a request that is read at all.
+    fn request_bytes(&self) -> usize {
+        self.0.config().request_bytes + OVERHEAD_BYTES
     }
 
     /// Adds what is asked over plain HTTP: JSON for every service of `routes`, `/health` and `/version`.
     pub fn with_http(&self, routes: Routes) -> Result<axum::Router, kv_gateway::GatewayError> {
         let routes = routes.prepare();
-        let limits = kv_gateway::Limits {
-            request_bytes_max: self.0.config().request_bytes + OVERHEAD_BYTES,
-            ..Default::default()
-        };
+        let limits = kv_gateway::Limits { request_bytes_max: self.request_bytes(), ..Default::default() };
         let gateway = kv_gateway::Gateway::with_limits(limits)?.router(routes.clone());
         let own = axum::Router::new().route("/health", get(health)).route("/version", get(version));
         Ok(routes.into_axum_router().merge(gateway).merge(own.with_state(self.0.clone())))

@@ -48,6 +48,11 @@ pub(crate) fn own_keyspace(name: &str) -> Status {
     Status::permission_denied(text)
 }
 
+pub(crate) fn too_many_keyspaces(limit: usize) -> Status {
+    let text = format!("there are {limit} keyspaces already where this one belongs; use one of those, or another name");
+    Status::resource_exhausted(text)
+}
+
 pub(crate) fn refusal(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::KeyMissing { .. } => key_not_found(),

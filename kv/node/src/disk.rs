@@ -3,7 +3,7 @@
 //! A log or a state that meets a full disk has failed, and a failed store stops the node. Before that happens, with a reserve
 //! left for what must still be written (votes, flushes, compaction), the node takes no more log entries: what it leads it
 //! refuses and hands over, what others send it refuses. Reads, watches and votes go on, and writes do as soon as there is
-//! room again.
+//! room again. What only removes or compacts, and so makes room in the end, is taken until half of the reserve is gone.
 
 use std::{
     path::PathBuf,
@@ -75,8 +75,17 @@ impl Disk {
 
     /// Whether more may be written.
     pub(crate) fn check(&self) -> Result<(), Full> {
+        self.has(self.reserve_bytes)
+    }
+
+    /// Whether what only removes may be written, and what others have decided to write already.
+    pub(crate) fn check_removal(&self) -> Result<(), Full> {
+        self.has(self.reserve_bytes / 2)
+    }
+
+    fn has(&self, wanted_bytes: u64) -> Result<(), Full> {
         let free_bytes = self.free_bytes.load(Ordering::Relaxed);
-        if free_bytes >= self.reserve_bytes {
+        if free_bytes >= wanted_bytes {
             return Ok(());
         }
         let folder = self.folder.display().to_string();
@@ -95,6 +104,9 @@ mod tests {
         assert_eq!(Disk::watch(folder.path().into(), 1, stop.clone()).check(), Ok(()));
         let full = Disk::watch(folder.path().into(), u64::MAX, stop.clone()).check().unwrap_err();
         assert_eq!(full.folder, folder.path().display().to_string());
+        let free_bytes = full.free_bytes;
+        let nearly = Disk::watch(folder.path().into(), free_bytes + free_bytes / 2, stop.clone());
+        assert!(nearly.check().is_err() && nearly.check_removal().is_ok(), "{free_bytes} bytes are free");
         stop.cancel();
     }
 }

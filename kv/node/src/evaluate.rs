@@ -3,7 +3,7 @@
 //! Must hold: nothing is changed here. What is compared is the state before the transaction, what a step reads that after
 //! the steps before it, on top of everything in flight; what comes out is each changed key once, in the order in which it was first changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kv_core::{
@@ -12,7 +12,7 @@ use kv_core::{
 };
 use kv_store::{State, StoreError, View};
 
-use crate::overlay::Overlay;
+use crate::overlay::{FastMap, Overlay};
 
 /// Why a transaction cannot be worked out.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) struct Evaluation<'a> {
     /// What the keyspace is at before it.
     base: Revision,
     /// What its own steps have written.
-    own: HashMap<Bytes, Option<KeyState>>,
+    own: FastMap<Bytes, Option<KeyState>>,
     /// Those keys, in the order in which they were first written.
     order: Vec<Bytes>,
 }
@@ -66,7 +66,7 @@ impl<'a> Evaluation<'a> {
         overlay: &'a Overlay,
         base: Revision,
     ) -> Self {
-        Evaluation { state, group, keyspace, overlay, base, own: HashMap::new(), order: Vec::new() }
+        Evaluation { state, group, keyspace, overlay, base, own: FastMap::default(), order: Vec::new() }
     }
 
     /// Takes one of two branches. Returns whether the compares held, and what each step came to.
@@ -164,24 +164,25 @@ impl<'a> Evaluation<'a> {
         self.base
     }
 
-    /// Removes the keys attached to a lease, up to the limit on deletes. Returns whether those were all.
+    /// Removes the keys attached to a lease, up to the limits on deletes. Returns whether those were all.
     pub(crate) fn detach(&mut self, lease: LeaseId) -> Result<bool, Stop> {
-        let stored = self.state.attached(self.group, self.keyspace, lease, limits::TXN_OPERATIONS + 1)?;
-        let mut keys: Vec<_> = stored;
+        let mut keys = self.state.attached(self.group, self.keyspace, lease, limits::TXN_OPERATIONS + 1)?;
+        let whole = keys.len() <= limits::TXN_OPERATIONS;
         keys.extend(self.overlay.keys(self.keyspace, &KeyRange::All).cloned());
         keys.sort_unstable();
         keys.dedup();
-        let mut removed = 0;
+        let (mut removed, mut bytes) = (0, 0);
         for key in keys {
             if self.key(&key)?.is_some_and(|state| state.lease == Some(lease)) {
-                if removed == limits::TXN_OPERATIONS {
+                if removed == limits::TXN_OPERATIONS || bytes + key.len() > limits::TXN_BYTES {
                     return Ok(false);
                 }
                 removed += 1;
+                bytes += key.len();
                 self.write(key, None);
             }
         }
-        Ok(true)
+        Ok(whole)
     }
 
     fn revision(&self) -> Revision {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kv_core::{GroupId, Keyspace, NodeId, Txn, limits};
+use kv_core::{Effect, GroupId, Keyspace, NodeId, Txn, limits};
 use kv_proto::peer::v1::Kind;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -94,8 +94,16 @@ async fn run(group: GroupId, links: Links, patience: Duration, mut jobs: mpsc::R
 }
 
 fn size(job: &Job) -> usize {
-    let operations = job.request.txns.iter().flat_map(|txn| txn.then.iter().chain(&txn.otherwise));
-    operations.map(kv_core::Operation::size).sum()
+    let size = |txn: &Txn| {
+        let operations = txn.then.iter().chain(&txn.otherwise).map(kv_core::Operation::size).sum::<usize>();
+        let compares = txn.compares.iter().map(kv_core::Compare::size).sum::<usize>();
+        let records = txn.effects.iter().map(|effect| match effect {
+            Effect::Record { key, value } => key.len() + value.as_ref().map_or(0, bytes::Bytes::len),
+            _ => 0,
+        });
+        operations + compares + records.sum::<usize>()
+    };
+    job.request.txns.iter().map(size).sum()
 }
 
 async fn send(group: GroupId, links: &Links, leader: NodeId, message: Vec<Job>, patience: Duration) {

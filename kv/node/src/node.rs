@@ -10,7 +10,6 @@ use kv_core::{
 use kv_proto::peer::v1::Kind;
 use kv_store::{Identity, Store, Usage, VerifyError};
 use openraft::async_runtime::WatchReceiver;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +24,7 @@ use crate::{
     link::{self, LinkError, Links},
     observer::{CallHandler, Observer},
     proposer::Answer,
-    publish::{self, Recent},
-    raft,
+    publish, raft,
     snapshot::Incoming,
     watch::{History, Watch},
 };
@@ -417,20 +415,9 @@ impl Node {
     pub fn watch(&self, keyspace: &Keyspace, after: Revision) -> Watch {
         let group = self.group(keyspace);
         let (revision, recent) = group.published.watched(self.0.store.state(), group.id, keyspace);
-        Watch { history: self.history_of(keyspace, recent), cursor: after, revision }
-    }
-
-    /// A keyspace's history. What is recent is in memory only while somebody [watches](Node::watch) it.
-    pub fn history(&self, keyspace: &Keyspace) -> History {
-        let group = self.group(keyspace);
-        let (_, recent) = group.published.watched(self.0.store.state(), group.id, keyspace);
-        self.history_of(keyspace, recent)
-    }
-
-    fn history_of(&self, keyspace: &Keyspace, recent: Arc<Mutex<Recent>>) -> History {
-        let group = self.group(keyspace);
         let (state, leadership) = (self.0.store.state().clone(), group.leadership.clone());
-        History { group: group.id, keyspace: keyspace.clone(), state, leadership, recent }
+        let history = History { group: group.id, keyspace: keyspace.clone(), state, leadership, recent };
+        Watch { history, cursor: after, revision }
     }
 
     /// Changes whenever a record beside the keys of a group's keyspaces does.
@@ -515,6 +502,11 @@ impl Node {
     /// A keyspace's head, in the local replica.
     pub fn head(&self, keyspace: &Keyspace) -> Head {
         self.0.store.state().head(self.group_of(keyspace), keyspace)
+    }
+
+    /// How many keyspaces a group has, in the local replica.
+    pub fn keyspaces_in(&self, group: GroupId) -> usize {
+        self.0.store.state().keyspace_count(group)
     }
 
     /// A group's keyspaces and their heads, in the local replica.

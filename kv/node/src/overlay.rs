@@ -9,10 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use kv_core::{Change, Commit, Effect, Head, KeyRange, KeyState, Keyspace, LeaseId, RequestId, Revision, Timestamp};
 
+/// Maps on the way of every write; never iterated where order counts.
+pub(crate) type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// In-flight writes of all keyspaces of a group.
 #[derive(Default)]
 pub(crate) struct Overlay {
-    keyspaces: HashMap<Keyspace, InFlight>,
+    keyspaces: FastMap<Keyspace, InFlight>,
 }
 
 #[derive(Default)]
@@ -22,7 +25,7 @@ struct InFlight {
     at: Timestamp,
     commits: usize,
     /// Writes per key, oldest first.
-    keys: HashMap<Bytes, VecDeque<(Revision, Option<Written>)>>,
+    keys: FastMap<Bytes, VecDeque<(Revision, Option<Written>)>>,
     requests: HashMap<RequestId, usize>,
     /// Oldest first.
     effects: VecDeque<Effect>,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kv_core::{
-    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, Operation, Outcome, Refusal, Txn, TxnOutcome, limits,
+    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, Operation, Outcome, Refusal, Revision, Timestamp, Txn,
+    TxnOutcome, limits,
 };
 use kv_store::State;
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};
@@ -103,11 +104,12 @@ impl Proposer {
         check(std::slice::from_ref(txn))?;
         let overlay = Overlay::default();
         for _ in 0..READ_ATTEMPTS {
+            let Some(moment) = self.state.moment(self.group) else { continue };
             let base = self.state.head(self.group, keyspace).revision;
             let mut evaluation = Evaluation::new(&self.state, self.group, keyspace, &overlay, base);
             let worked = evaluation.run(&txn.compares, &txn.then, &txn.otherwise);
             // Its reads are of one moment only if nothing was applied meanwhile.
-            if self.state.head(self.group, keyspace).revision == base {
+            if self.state.moment(self.group) == Some(moment) {
                 let (succeeded, done) = worked.map_err(|stop| stopped(self.group, &self.leadership, stop))?;
                 let outcome = Outcome::Applied(TxnOutcome { succeeded, revision: base });
                 return Ok(Some(Answered { outcome, done }));
@@ -220,15 +222,6 @@ impl Task {
             jobs.into_iter().for_each(|job| tell(job.answer, Err(error.clone())));
             return;
         };
-        if let Err(full) = self.disk.check() {
-            let error = CommitError::DiskFull {
-                folder: full.folder,
-                free_bytes: full.free_bytes,
-                reserve_bytes: full.reserve_bytes,
-            };
-            jobs.into_iter().for_each(|job| tell(job.answer, Err(error.clone())));
-            return;
-        }
         if self.term != Some(term) {
             self.overlay.clear();
             self.term = Some(term);
@@ -303,6 +296,19 @@ impl Task {
                 .map_err(|stop| stopped(self.group, &self.leadership, stop))?;
             worked.changes = evaluation.into_changes();
         }
+        let commit = self.commit(keyspace, txn, base, last, &mut worked)?;
+        Ok(Err((commit, worked.done)))
+    }
+
+    /// The commit that a transaction comes to, if there is room for it.
+    fn commit(
+        &self,
+        keyspace: &Keyspace,
+        txn: Txn,
+        base: Revision,
+        last: Timestamp,
+        worked: &mut Worked,
+    ) -> Result<Commit, CommitError> {
         let now = txn.at.map_or_else(|| self.clock.now(), |at| at.max(self.clock.now()));
         let commit = Commit {
             keyspace: keyspace.clone(),
@@ -312,10 +318,20 @@ impl Task {
             reason: txn.reason,
             request: txn.request,
             succeeded: worked.succeeded,
-            changes: worked.changes,
-            effects: worked.effects,
+            changes: std::mem::take(&mut worked.changes),
+            effects: std::mem::take(&mut worked.effects),
         };
-        Ok(Err((commit, worked.done)))
+        let (size, limit) = (commit.size(), limits::COMMIT_BYTES);
+        if size > limit {
+            return Err(CommitError::TooLarge { size, unit: "bytes of changes".into(), limit });
+        }
+        let room = if grows(&commit) { self.disk.check() } else { self.disk.check_removal() };
+        room.map_err(|full| CommitError::DiskFull {
+            folder: full.folder,
+            free_bytes: full.free_bytes,
+            reserve_bytes: full.reserve_bytes,
+        })?;
+        Ok(commit)
     }
 
     fn work_out(&self, keyspace: &Keyspace, txn: &Txn, evaluation: &mut Evaluation<'_>) -> Result<Worked, Stop> {
@@ -430,6 +446,16 @@ impl Task {
             Err(error) => sent.waiting.into_iter().for_each(|planning| tell(planning.answer, Err(error.clone()))),
         }
     }
+}
+
+/// Whether a commit adds anything; one that only removes makes room in the end.
+fn grows(commit: &Commit) -> bool {
+    let adds = |effect: &Effect| match effect {
+        Effect::Grant { .. } => true,
+        Effect::Record { value, .. } => value.is_some(),
+        Effect::Checkpoint { .. } | Effect::Revoke { .. } | Effect::Compact { .. } => false,
+    };
+    commit.changes.iter().any(|change| change.value.is_some()) || commit.effects.iter().any(adds)
 }
 
 fn stopped(group: GroupId, leadership: &Leadership, stop: Stop) -> CommitError {

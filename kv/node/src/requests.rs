@@ -4,13 +4,14 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kv_core::{GroupId, NodeId};
+use kv_core::{GroupId, NodeId, limits};
 use kv_proto::peer::v1::Kind;
 use openraft::raft::AppendEntriesRequest;
 use serde::Serialize;
 
 use crate::{
     barrier,
+    error::CommitError,
     forward::Forwarded,
     leases::LeaseCall,
     link::Handler,
@@ -18,6 +19,9 @@ use crate::{
     proposer::Answer,
     raft::{Types, decode, encode},
 };
+
+/// Bytes of the answers to transactions in one message: it has to fit a frame, with others.
+const ANSWERS_BYTES: usize = limits::COMMIT_BYTES;
 
 impl Handler for Inner {
     fn handle(
@@ -43,7 +47,7 @@ impl Handler for Inner {
                     answer(&payload, |request: AppendEntriesRequest<Types>| async {
                         // Heartbeats carry nothing to write.
                         if !request.entries.is_empty()
-                            && let Err(full) = self.disk.check()
+                            && let Err(full) = self.disk.check_removal()
                         {
                             return Err(format!("{} has only {} bytes free", full.folder, full.free_bytes));
                         }
@@ -65,7 +69,7 @@ impl Handler for Inner {
                         async move { proposer.propose(&asked.keyspace, asked.txns).await }
                     });
                     let answers: Vec<Answer> = futures::future::join_all(each).await;
-                    Ok(encode(&answers))
+                    Ok(fitting(group.id, answers))
                 }
                 Kind::Lease => {
                     let asked: LeaseCall = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
@@ -75,6 +79,25 @@ impl Handler for Inner {
             }
         })
     }
+}
+
+/// Answers in one message. Of those that make it larger than a message may be it is said that they are not known: each
+/// may hold as many bytes as previous values have.
+fn fitting(group: GroupId, answers: Vec<Answer>) -> Bytes {
+    let whole = encode(&answers);
+    if whole.len() <= ANSWERS_BYTES {
+        return whole;
+    }
+    let mut left = ANSWERS_BYTES;
+    let fit = |answer: Answer| {
+        let bytes = encode(&answer).len();
+        if bytes > left {
+            return Err(CommitError::Unknown { group });
+        }
+        left -= bytes;
+        answer
+    };
+    encode(&answers.into_iter().map(fit).collect::<Vec<_>>())
 }
 
 /// Decodes a request, has it answered, encodes the answer.

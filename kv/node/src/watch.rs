@@ -27,7 +27,9 @@ pub struct Watch {
     pub(crate) revision: watch::Receiver<Revision>,
 }
 
-/// What a keyspace's revisions did, for as long as that has not been compacted.
+/// What a keyspace's revisions did, for as long as that has not been compacted. What is recent is in memory only while
+/// somebody [watches](crate::Node::watch) the keyspace.
+#[derive(Clone)]
 pub struct History {
     pub(crate) group: GroupId,
     pub(crate) keyspace: Keyspace,
@@ -41,7 +43,11 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
         loop {
             self.revision.borrow_and_update();
-            let found = self.history.read(&KeyRange::All, self.cursor, true)?;
+            // Whoever keeps up is not cut off by a compaction that overtakes it: what is in memory is still there.
+            let found = match self.history.recent(self.cursor)? {
+                Some(recent) => recent,
+                None => self.history.read(&KeyRange::All, self.cursor, true)?,
+            };
             if let Some(last) = found.last() {
                 self.cursor = last.revision;
                 return Ok(found);
@@ -55,6 +61,11 @@ impl Watch {
         self.cursor
     }
 
+    /// The history of the keyspace that is watched.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
     /// Goes on after another revision.
     pub fn seek(&mut self, after: Revision) {
         self.cursor = after;
@@ -62,6 +73,17 @@ impl Watch {
 }
 
 impl History {
+    fn in_service(&self) -> Result<(), WatchError> {
+        let Some(reason) = self.leadership.problem() else { return Ok(()) };
+        Err(WatchError::Read(ReadError::OutOfService { group: self.group, reason: reason.to_string() }))
+    }
+
+    /// The revisions after another one that are in memory. `None`: some of them are not.
+    fn recent(&self, after: Revision) -> Result<Option<Vec<Arc<RevisionEvents>>>, WatchError> {
+        self.in_service()?;
+        Ok(self.recent.lock().after(after, READ_REVISIONS))
+    }
+
     /// What the revisions after another one did to some keys: some of them, in order, without gaps; none if there are no
     /// later ones. Those that did nothing to these keys are among them; recent ones come with the events of other
     /// keys, and with previous states, too. Blocks on disk.
@@ -71,10 +93,7 @@ impl History {
         after: Revision,
         previous: bool,
     ) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
-        if let Some(reason) = self.leadership.problem() {
-            let reason = reason.to_string();
-            return Err(WatchError::Read(ReadError::OutOfService { group: self.group, reason }));
-        }
+        self.in_service()?;
         let floor = self.state.usage(self.group, &self.keyspace).floor;
         if after.next() < floor {
             return Err(WatchError::Compacted { keyspace: self.keyspace.clone(), after, floor });

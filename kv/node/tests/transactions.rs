@@ -237,3 +237,44 @@ async fn work_for_an_earlier_term_is_refused() {
     let refused = node.txns_here(&ks, vec![fenced(term - 1)]).await.unwrap_err();
     assert!(matches!(refused, CommitError::NotLeader { .. }));
 }
+
+/// Whoever keeps up is told what a compaction has overtaken, and who comes later hears that it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_takes_nothing_from_a_watch_that_keeps_up() {
+    let cluster = Cluster::start(1).await;
+    let (ks, node) = (keyspace("overtaken"), cluster.node(0));
+    let first = revision(node.txn(&ks, put("a", "1")).await.unwrap());
+    let mut watch = node.watch(&ks, first);
+    let mut last = first;
+    for value in ["2", "3", "4"] {
+        last = revision(node.txn(&ks, put("a", value)).await.unwrap());
+    }
+    node.txn(&ks, effects(vec![Effect::Compact { to: last, records: true }])).await.unwrap();
+    let mut told = Vec::new();
+    while watch.cursor() < last {
+        told.extend(watch.next().await.unwrap().iter().map(|revision| revision.revision));
+    }
+    assert_eq!(told, [first.next(), first.next().next(), last]);
+    let late = node.watch(&ks, first).history().read(&KeyRange::All, first, false);
+    assert!(matches!(late, Err(kv_node::WatchError::Compacted { .. })), "{late:?}");
+}
+
+/// What a transaction comes to may be far larger than itself; what no message could carry is refused, and the group goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_comes_to_too_much_is_refused() {
+    const KEYS: usize = 5_000;
+    let cluster = Cluster::start(3).await;
+    let ks = keyspace("large");
+    let node = cluster.node(0);
+    let key = |n: usize| format!("{n:05}{}", "k".repeat(kv_core::limits::KEY_BYTES - 5));
+    for from in (0..KEYS).step_by(1_000) {
+        let then = (from..from + 1_000).map(|n| Operation::put(key(n), "")).collect();
+        node.txn(&ks, Txn { then, ..Txn::default() }).await.unwrap();
+    }
+    let all = Txn { then: vec![Operation::delete(KeyRange::All)], ..Txn::default() };
+    for node in 0..3 {
+        let refused = cluster.node(node).txn(&ks, all.clone()).await.unwrap_err();
+        assert!(matches!(refused, CommitError::TooLarge { .. }), "{refused}");
+    }
+    revision(node.txn(&ks, put("a", "1")).await.unwrap());
+}

@@ -17,13 +17,22 @@ use kv_core::{KeyRange, Keyspace, Revision};
 use kv_node::{History, Node, RevisionEvents, Watch, WatchError};
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     index::{Index, Place},
-    outbox::{Entry, Outbox, Wants, Which},
+    outbox::{Entry, Outbox, Wants, Which, kept},
 };
 use crate::{status, wire};
+
+/// After so much time per watcher that a round concerned, the next round begins: what was committed meanwhile then
+/// travels together. It is about what a send costs.
+const PAUSE_PER_WATCHER: Duration = Duration::from_micros(20);
+
+/// The longest such pause, and the shortest that a timer can tell from none.
+const PAUSE_MAX: Duration = Duration::from_millis(2);
+const PAUSE_MIN: Duration = Duration::from_micros(500);
 
 /// What a watcher is allowed by, to be looked at again when users and roles change.
 pub(super) enum Permit {
@@ -37,6 +46,7 @@ pub(super) enum Permit {
 
 /// One watcher.
 pub(super) struct Watcher {
+    pub(super) place: Place,
     pub(super) outbox: Arc<Outbox>,
     /// What its stream calls it.
     pub(super) id: i64,
@@ -67,16 +77,26 @@ struct Inner {
     head: Revision,
     watchers: Slab<Watcher>,
     index: Index,
+    /// Watchers added so far.
+    added: u32,
+    /// Why there is nothing more to come, if so.
+    failed: Option<tonic::Status>,
+}
+
+/// The watcher at a place, if it is still the one that is meant.
+fn at(watchers: &mut Slab<Watcher>, place: Place) -> Option<&mut Watcher> {
+    watchers.get_mut(place.at as usize).filter(|watcher| watcher.place == place)
 }
 
 impl Inner {
     /// The watcher at a place, if it is this stream's.
-    fn of(&self, outbox: &Arc<Outbox>, place: Place) -> Option<&Watcher> {
-        self.watchers.get(place).filter(|watcher| Arc::ptr_eq(&watcher.outbox, outbox))
+    fn of(&mut self, outbox: &Arc<Outbox>, place: Place) -> Option<&mut Watcher> {
+        at(&mut self.watchers, place).filter(|watcher| Arc::ptr_eq(&watcher.outbox, outbox))
     }
 
     fn remove(&mut self, place: Place) -> Option<Watcher> {
-        let watcher = self.watchers.try_remove(place)?;
+        at(&mut self.watchers, place)?;
+        let watcher = self.watchers.try_remove(place.at as usize)?;
         self.index.remove(&watcher.range, place);
         Some(watcher)
     }
@@ -85,15 +105,17 @@ impl Inner {
 impl Hub {
     pub(super) fn start(node: &Node, keyspace: &Keyspace, header: pb::ResponseHeader, progress: Duration) -> Arc<Self> {
         let head = node.head(keyspace).revision;
+        let feed = node.watch(keyspace, head);
+        let (watchers, index) = (Slab::new(), Index::default());
         let hub = Arc::new(Hub {
             keyspace: keyspace.clone(),
             node: node.clone(),
-            history: node.history(keyspace),
-            inner: Mutex::new(Inner { head, watchers: Slab::new(), index: Index::default() }),
+            history: feed.history().clone(),
+            inner: Mutex::new(Inner { head, watchers, index, added: 0, failed: None }),
             stop: CancellationToken::new(),
             header,
         });
-        tokio::spawn(hub.clone().run(node.watch(keyspace, head), progress));
+        tokio::spawn(hub.clone().run(feed, progress));
         hub
     }
 
@@ -117,11 +139,16 @@ impl Hub {
     pub(super) fn add(self: &Arc<Self>, watcher: Watcher) -> Place {
         let mut inner = self.inner.lock();
         let behind = watcher.after < inner.head;
-        let place = inner.watchers.vacant_key();
+        let outbox = watcher.outbox.clone();
+        inner.added = inner.added.wrapping_add(1);
+        let at = u32::try_from(inner.watchers.vacant_key()).expect("fewer watchers than memory has bytes");
+        let place = Place { at, nth: inner.added };
         inner.index.insert(&watcher.range, place);
-        inner.watchers.insert(Watcher { lagging: behind, ..watcher });
-        if behind {
-            self.lag(&inner.watchers[place].outbox, place);
+        inner.watchers.insert(Watcher { place, lagging: behind, ..watcher });
+        if let Some(status) = &inner.failed {
+            outbox.fail(status.clone());
+        } else if behind {
+            self.lag(&outbox, place);
         }
         place
     }
@@ -136,9 +163,7 @@ impl Hub {
     /// Tells a stream how far all of its watchers are, as soon as that can be said.
     pub(super) fn progress(&self, outbox: &Outbox) {
         let inner = self.inner.lock();
-        if outbox.behind() {
-            outbox.want_progress();
-        } else {
+        if outbox.may_tell_progress() {
             outbox.control(self.progress_response(-1, inner.head));
         }
     }
@@ -152,11 +177,18 @@ impl Hub {
         let mut ticks = tokio::time::interval(progress);
         ticks.tick().await;
         let mut records = self.node.records_beside(&self.keyspace);
+        let mut resume = Instant::now();
         loop {
             tokio::select! {
-                batch = feed.next() => match batch {
-                    Ok(batch) => batch.into_iter().for_each(|revision| self.dispatch(&revision)),
-                    // What is gone was behind everybody: those who still need it hear that from the history.
+                batch = async {
+                    sleep_until(resume).await;
+                    feed.next().await
+                } => match batch {
+                    Ok(batch) => {
+                        let concerned = batch.iter().map(|revision| self.dispatch(revision)).sum();
+                        resume = Instant::now() + pause(concerned);
+                    }
+                    // Those to whom it was still to be told hear from the history that it is gone.
                     Err(WatchError::Compacted { .. }) => feed.seek(self.skip()),
                     Err(error) => return self.fail(&status::watch(&error)),
                 },
@@ -167,22 +199,28 @@ impl Hub {
         }
     }
 
-    /// Offers a revision to the watchers that it concerns.
-    fn dispatch(self: &Arc<Self>, revision: &Arc<RevisionEvents>) {
+    /// Offers a revision to the watchers that it concerns, and says how many those are.
+    fn dispatch(self: &Arc<Self>, revision: &Arc<RevisionEvents>) -> u32 {
         let mut inner = self.inner.lock();
-        let Inner { head, watchers, index } = &mut *inner;
+        let Inner { head, watchers, index, .. } = &mut *inner;
         *head = revision.revision;
+        let mut count = 0;
         if let [event] = &revision.events[..] {
-            index.each(&event.key, |place| self.offer(watchers, place, revision, Which::One(0)));
-            return;
+            index.each(&event.key, |place| {
+                count += 1;
+                self.offer(watchers, place, revision, Which::One(0));
+            });
+            return count;
         }
         let mut concerned: HashMap<Place, Vec<u32>> = HashMap::new();
         for (at, event) in (0u32..).zip(&revision.events) {
             index.each(&event.key, |place| concerned.entry(place).or_default().push(at));
         }
         for (place, events) in concerned {
+            count += 1;
             self.offer(watchers, place, revision, Which::Many(events.into()));
         }
+        count
     }
 
     fn offer(
@@ -192,7 +230,7 @@ impl Hub {
         revision: &Arc<RevisionEvents>,
         which: Which,
     ) {
-        let Some(watcher) = watchers.get_mut(place).filter(|watcher| !watcher.lagging) else { return };
+        let Some(watcher) = at(watchers, place).filter(|watcher| !watcher.lagging) else { return };
         if !watcher.take(revision, which) {
             watcher.lagging = true;
             self.lag(&watcher.outbox, place);
@@ -206,14 +244,22 @@ impl Hub {
         }
     }
 
-    fn skip(&self) -> Revision {
+    /// Goes on with what is committed next. What comes before it is everybody's own to catch up with.
+    fn skip(self: &Arc<Self>) -> Revision {
         let mut inner = self.inner.lock();
-        inner.head = self.node.head(&self.keyspace).revision;
+        let told = std::mem::replace(&mut inner.head, self.node.head(&self.keyspace).revision);
+        for (_, watcher) in inner.watchers.iter_mut().filter(|(_, watcher)| !watcher.lagging) {
+            watcher.after = watcher.after.max(told);
+            watcher.lagging = true;
+            self.lag(&watcher.outbox, watcher.place);
+        }
         inner.head
     }
 
     fn fail(&self, status: &tonic::Status) {
-        for (_, watcher) in &self.inner.lock().watchers {
+        let mut inner = self.inner.lock();
+        inner.failed = Some(status.clone());
+        for (_, watcher) in &inner.watchers {
             watcher.outbox.fail(status.clone());
         }
     }
@@ -223,7 +269,7 @@ impl Hub {
         let mut inner = self.inner.lock();
         let head = inner.head;
         for (_, watcher) in &mut inner.watchers {
-            if watcher.notify && watcher.quiet && !watcher.lagging {
+            if watcher.notify && watcher.quiet && !watcher.lagging && watcher.outbox.roomy() {
                 watcher.outbox.control(self.progress_response(watcher.id, head));
             }
             watcher.quiet = true;
@@ -240,7 +286,7 @@ impl Hub {
                 Permit::Open => asks,
                 Permit::Asked(permit) => !permit(),
             };
-            inner.watchers.iter().filter(|(_, watcher)| denied(watcher)).map(|(place, _)| place).collect()
+            inner.watchers.iter().filter(|(_, watcher)| denied(watcher)).map(|(_, watcher)| watcher.place).collect()
         };
         for place in ended {
             self.cancel(place, status::permission_denied().message());
@@ -255,7 +301,7 @@ impl Hub {
     }
 
     /// Ends a watcher and tells it why.
-    fn cancel(&self, place: Place, reason: &str) {
+    pub(super) fn cancel(&self, place: Place, reason: &str) {
         let mut inner = self.inner.lock();
         let Some(watcher) = inner.remove(place) else { return };
         let head = inner.head;
@@ -295,10 +341,13 @@ impl Hub {
 
     /// Where some of a stream's watchers are: (place, after, range, whether it wants previous states).
     pub(super) fn positions(&self, outbox: &Arc<Outbox>, places: &[Place]) -> Vec<(Place, Revision, KeyRange, bool)> {
-        let inner = self.inner.lock();
-        let found = places.iter().filter_map(|place| Some((*place, inner.of(outbox, *place)?)));
-        let found = found.map(|(place, watcher)| (place, watcher.after, watcher.range.clone(), watcher.wants.previous));
-        found.collect()
+        let mut inner = self.inner.lock();
+        let mut found = Vec::with_capacity(places.len());
+        for place in places {
+            let Some(watcher) = inner.of(outbox, *place) else { continue };
+            found.push((*place, watcher.after, watcher.range.clone(), watcher.wants.previous));
+        }
+        found
     }
 
     pub(super) fn history(&self) -> &History {
@@ -309,8 +358,7 @@ impl Hub {
     pub(super) fn bring_up(&self, outbox: &Arc<Outbox>, place: Place, revisions: &[Arc<RevisionEvents>]) -> bool {
         let mut inner = self.inner.lock();
         let head = inner.head;
-        let found = inner.watchers.get_mut(place).filter(|watcher| Arc::ptr_eq(&watcher.outbox, outbox));
-        let Some(watcher) = found else { return false };
+        let Some(watcher) = inner.of(outbox, place) else { return false };
         for revision in revisions {
             let concerned = (0u32..).zip(&revision.events).filter(|(_, event)| watcher.range.contains(&event.key));
             let concerned: Box<[u32]> = concerned.map(|(at, _)| at).collect();
@@ -330,6 +378,12 @@ impl Hub {
     }
 }
 
+/// How long what is committed next waits for more. Nothing, if few are concerned.
+fn pause(concerned: u32) -> Duration {
+    let pause = PAUSE_PER_WATCHER.saturating_mul(concerned).min(PAUSE_MAX);
+    if pause < PAUSE_MIN { Duration::ZERO } else { pause }
+}
+
 impl Watcher {
     /// Takes what it wants of the next revision. `false`: there is no room, it stays where it is.
     fn take(&mut self, revision: &Arc<RevisionEvents>, which: Which) -> bool {
@@ -347,7 +401,8 @@ impl Watcher {
             }
         };
         if let Some(which) = which {
-            let entry = Entry::Events { id: self.id, revision: revision.clone(), which, wants: self.wants };
+            let (kept, which) = kept(revision, which);
+            let entry = Entry::Events { id: self.id, revision: kept, which, wants: self.wants };
             if !self.outbox.offer(entry) {
                 // All before this revision has been offered.
                 self.after = self.after.max(Revision::new(revision.revision.get() - 1));

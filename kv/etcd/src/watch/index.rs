@@ -8,8 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use kv_core::KeyRange;
 
-/// A watcher's place in the hub.
-pub(super) type Place = usize;
+/// A watcher's place in the hub, and which of those that were at it one after another is meant: who has ended is not
+/// taken for who came after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    pub(super) at: u32,
+    pub(super) nth: u32,
+}
 
 #[derive(Default)]
 pub(super) struct Index {
@@ -102,19 +107,20 @@ mod tests {
             ranges in prop::collection::vec((range(), any::<bool>()), 0..12),
             keys in prop::collection::vec(key(), 1..8),
         ) {
+            let place = |at: usize| Place { at: at as u32, nth: 0 };
             let mut index = Index::default();
-            for (place, (range, _)) in ranges.iter().enumerate() {
-                index.insert(range, place);
+            for (at, (range, _)) in ranges.iter().enumerate() {
+                index.insert(range, place(at));
             }
-            for (place, (range, _)) in ranges.iter().enumerate().filter(|(_, (_, stays))| !stays) {
-                index.remove(range, place);
+            for (at, (range, _)) in ranges.iter().enumerate().filter(|(_, (_, stays))| !stays) {
+                index.remove(range, place(at));
             }
             for key in keys {
                 let mut found = Vec::new();
                 index.each(&key, |place| found.push(place));
                 found.sort_unstable();
                 let there = ranges.iter().enumerate();
-                let there = there.filter(|(_, (range, stays))| *stays && range.contains(&key)).map(|(place, _)| place);
+                let there = there.filter(|(_, (range, stays))| *stays && range.contains(&key)).map(|(at, _)| place(at));
                 prop_assert_eq!(found, there.collect::<Vec<_>>());
             }
         }

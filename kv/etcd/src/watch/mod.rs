@@ -92,7 +92,8 @@ impl Hubs {
 
 impl Watcher {
     fn new(outbox: Arc<Outbox>, id: i64, range: KeyRange, wants: Wants, after: Revision) -> Self {
-        Watcher { outbox, id, range, wants, after, notify: false, permit: Permit::Own, lagging: false, quiet: true }
+        let (place, permit) = (Place { at: 0, nth: 0 }, Permit::Own);
+        Watcher { place, outbox, id, range, wants, after, notify: false, permit, lagging: false, quiet: true }
     }
 }
 

@@ -29,8 +29,9 @@ const LOW_BYTES: usize = BYTES / 4;
 /// Bytes that wait on all streams together.
 const BYTES_ALL: usize = 256 * 1024 * 1024;
 
-/// What an entry takes beside the events that it shares with others.
+/// What an entry takes beside the events that it shares with others, and what an answer takes.
 const ENTRY_BYTES: usize = 64;
+const ANSWER_BYTES: usize = 256;
 
 /// What a watcher wants of each event.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +42,7 @@ pub(super) struct Wants {
     pub(super) fragments: bool,
 }
 
-/// Which events of a revision.
+/// Which events of a revision, by their places in it.
 pub(super) enum Which {
     One(u32),
     Many(Box<[u32]>),
@@ -57,8 +58,10 @@ pub(super) enum Entry {
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
     waker: AtomicWaker,
-    /// There is room again.
+    /// There is room again, for those that lag.
     pub(super) room: Notify,
+    /// There is room again, for answers to what is asked next.
+    drained: Notify,
     all: Arc<AtomicUsize>,
 }
 
@@ -78,25 +81,39 @@ struct Inner {
 
 impl Outbox {
     pub(super) fn new(all: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Outbox { inner: Mutex::default(), waker: AtomicWaker::new(), room: Notify::new(), all })
+        let (waker, room, drained) = (AtomicWaker::new(), Notify::new(), Notify::new());
+        Arc::new(Outbox { inner: Mutex::default(), waker, room, drained, all })
     }
 
     /// Puts events in line. `false`: there is no room.
     pub(super) fn offer(&self, entry: Entry) -> bool {
         let bytes = ENTRY_BYTES + entry.bytes();
         let mut inner = self.inner.lock();
-        let full = inner.bytes + bytes > BYTES && !inner.entries.is_empty();
-        if full || self.all.load(Ordering::Relaxed) + bytes > BYTES_ALL {
+        // Whoever has nothing in line gets its turn, however many others don't read.
+        let full = inner.bytes + bytes > BYTES || self.all.load(Ordering::Relaxed) + bytes > BYTES_ALL;
+        if full && !inner.entries.is_empty() {
             return false;
         }
         self.push(&mut inner, bytes, entry);
         true
     }
 
-    /// Puts an answer in line, whether there is room or not: each was asked for.
+    /// Puts an answer in line, whether there is room or not: each was asked for, after there was [room](Self::ready).
     pub(super) fn control(&self, response: pb::WatchResponse) {
         let mut inner = self.inner.lock();
-        self.push(&mut inner, ENTRY_BYTES, Entry::Control(Box::new(response)));
+        self.push(&mut inner, ANSWER_BYTES, Entry::Control(Box::new(response)));
+    }
+
+    /// Returns when more may be asked: so much is not in line any more that whoever asks and doesn't read is held up.
+    pub(super) async fn ready(&self) {
+        while self.full() {
+            self.drained.notified().await;
+        }
+    }
+
+    fn full(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.bytes > BYTES && !inner.closed
     }
 
     fn push(&self, inner: &mut Inner, bytes: usize, entry: Entry) {
@@ -122,6 +139,7 @@ impl Outbox {
         inner.entries.clear();
         inner.bytes = 0;
         self.room.notify_one();
+        self.drained.notify_one();
     }
 
     /// Notes watchers that lag. `true`: nobody brings them up yet, the caller has to see to it.
@@ -141,24 +159,24 @@ impl Outbox {
         std::mem::take(&mut inner.lagging)
     }
 
-    /// Whether somebody lags.
-    pub(super) fn behind(&self) -> bool {
-        let inner = self.inner.lock();
-        inner.pumping || !inner.lagging.is_empty()
+    /// Whether nobody lags; if somebody does, it is remembered that progress was asked for.
+    pub(super) fn may_tell_progress(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let behind = inner.pumping || !inner.lagging.is_empty();
+        inner.progress |= behind;
+        !behind
     }
 
-    /// Remembers that progress was asked for while somebody lags.
-    pub(super) fn want_progress(&self) {
-        self.inner.lock().progress = true;
-    }
-
+    /// Whether progress was asked for while somebody lagged.
     pub(super) fn take_progress(&self) -> bool {
         std::mem::take(&mut self.inner.lock().progress)
     }
 
+    /// Whether those that lag may be brought up.
     pub(super) fn roomy(&self) -> bool {
         let inner = self.inner.lock();
-        inner.closed || inner.bytes <= LOW_BYTES
+        let all = self.all.load(Ordering::Relaxed) <= BYTES_ALL;
+        inner.closed || inner.entries.is_empty() || (inner.bytes <= LOW_BYTES && all)
     }
 
     /// The next thing to be sent. `None`: nothing comes any more.
@@ -171,7 +189,11 @@ impl Outbox {
             let before = inner.bytes;
             inner.bytes -= bytes;
             self.all.fetch_sub(bytes, Ordering::Relaxed);
-            if before > LOW_BYTES && inner.bytes <= LOW_BYTES && inner.pumping {
+            let low = before > LOW_BYTES && inner.bytes <= LOW_BYTES;
+            if low {
+                self.drained.notify_one();
+            }
+            if (low || inner.entries.is_empty()) && inner.pumping {
                 self.room.notify_one();
             }
             Some(Ok(entry))
@@ -227,6 +249,18 @@ impl Entry {
     }
 }
 
+/// A revision to be kept for some of its events: without the others, where those would take most of the room.
+pub(super) fn kept(revision: &Arc<RevisionEvents>, which: Which) -> (Arc<RevisionEvents>, Which) {
+    let wanted: usize = which.of(revision).map(kv_node::Event::bytes).sum();
+    let all: usize = revision.events.iter().map(kv_node::Event::bytes).sum();
+    if all <= ANSWER_BYTES || wanted >= all / 2 {
+        return (revision.clone(), which);
+    }
+    let events: Vec<_> = which.of(revision).cloned().collect();
+    let places = (0u32..).zip(&events).map(|(at, _)| at).collect();
+    (Arc::new(RevisionEvents { revision: revision.revision, at: revision.at, events }), Which::Many(places))
+}
+
 impl Which {
     pub(super) fn of<'a>(&'a self, revision: &'a RevisionEvents) -> impl Iterator<Item = &'a kv_node::Event> {
         let places = match self {
@@ -249,4 +283,69 @@ fn message(event: &kv_node::Event, at: i64, previous: bool) -> mvccpb::Event {
     let before = event.previous.as_ref().filter(|_| previous);
     let prev_kv = before.map(|state| wire::key_value(event.key.clone(), state.clone()));
     mvccpb::Event { r#type: kind.into(), kv: Some(kv), prev_kv }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use kv_core::{KeyState, Revision, Timestamp};
+
+    use super::*;
+
+    fn event(bytes: usize) -> kv_node::Event {
+        let state = KeyState {
+            value: vec![b'v'; bytes].into(),
+            create_revision: Revision::ZERO,
+            mod_revision: Revision::ZERO,
+            version: 1,
+            lease: None,
+        };
+        kv_node::Event { key: "k".into(), state: Some(state), previous: None }
+    }
+
+    fn revision(sizes: &[usize]) -> Arc<RevisionEvents> {
+        let events = sizes.iter().map(|bytes| event(*bytes)).collect();
+        Arc::new(RevisionEvents { revision: Revision::new(7), at: Timestamp::default(), events })
+    }
+
+    fn entry(bytes: usize) -> Entry {
+        let wants = Wants { puts: true, deletes: true, previous: false, fragments: false };
+        Entry::Events { id: 1, revision: revision(&[bytes]), which: Which::One(0), wants }
+    }
+
+    fn take(outbox: &Outbox) -> bool {
+        outbox.poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn others_that_do_not_read_keep_nobody_from_its_turn() {
+        let all = Arc::new(AtomicUsize::new(BYTES_ALL));
+        let outbox = Outbox::new(all);
+        assert!(outbox.roomy() && outbox.offer(entry(10)), "it has nothing in line");
+        assert!(!outbox.offer(entry(10)) && !outbox.roomy(), "now it has, and all together have too much");
+        assert!(take(&outbox) && outbox.offer(entry(10)));
+    }
+
+    #[test]
+    fn answers_hold_up_what_is_asked_next_until_they_are_read() {
+        let outbox = Outbox::new(Arc::default());
+        while outbox.ready().now_or_never().is_some() {
+            outbox.control(pb::WatchResponse::default());
+        }
+        assert_eq!(outbox.inner.lock().entries.len(), BYTES / ANSWER_BYTES + 1);
+        while outbox.ready().now_or_never().is_none() {
+            assert!(take(&outbox), "nothing is left to be read");
+        }
+        outbox.close();
+        assert!(outbox.ready().now_or_never().is_some());
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_kept() {
+        let large = revision(&[10, 100_000, 10]);
+        let (small, which) = kept(&large, Which::Many(Box::new([0, 2])));
+        assert_eq!((small.events.len(), which.of(&small).count(), small.revision), (2, 2, large.revision));
+        let (same, _) = kept(&large, Which::One(1));
+        assert!(Arc::ptr_eq(&same, &large));
+    }
 }

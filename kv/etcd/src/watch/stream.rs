@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Shared},
-    compacted, wire,
+    compacted, status, wire,
 };
 
 /// Watches on one stream.
@@ -72,8 +72,12 @@ impl Watch for WatchService {
         };
         tokio::spawn(async move {
             loop {
+                let next = async {
+                    watches.outbox.ready().await;
+                    asked.next().await
+                };
                 let next = tokio::select! {
-                    next = asked.next() => next,
+                    next = next => next,
                     () = gone.cancelled() => return,
                 };
                 match next {
@@ -117,7 +121,12 @@ impl Watches {
         };
         // An empty key with an empty end is the smallest key, as in etcd.
         let key = if request.key.is_empty() { bytes::Bytes::from_static(&[0]) } else { request.key.clone() };
-        if let Err(denied) = self.caller.may_watch(request) {
+        // Users and roles may have changed since the stream was opened.
+        let caller = match self.shared.again(&self.caller) {
+            Ok(caller) => caller,
+            Err(error) => return refuse(error.message()),
+        };
+        if let Err(denied) = caller.may_watch(request) {
             return refuse(&format!("rpc error: code = {:?} desc = {}", denied.code(), denied.message()));
         }
         let end = &request.range_end;
@@ -156,8 +165,12 @@ impl Watches {
         let range = KeyRange::between(key.clone(), end.clone());
         let mut watcher = Watcher::new(self.outbox.clone(), id, range, wants, after);
         watcher.notify = request.progress_notify;
-        watcher.permit = self.permit(request);
+        watcher.permit = self.permit(&caller, request);
         let (hub, place) = self.hubs().add(&self.caller.keyspace, watcher);
+        // A change that came before it was added was not compared with it.
+        if self.shared.again(&caller).and_then(|now| now.may_watch(request)).is_err() {
+            hub.cancel(place, status::permission_denied().message());
+        }
         // Before the first revision lies what only a compaction at it takes away.
         if request.start_revision < 0
             && let Ok(compacted) = compacted::revision(&self.shared, &self.caller.keyspace)
@@ -170,15 +183,12 @@ impl Watches {
     }
 
     /// What lets the watch go on when users and roles change.
-    fn permit(&self, request: &pb::WatchCreateRequest) -> Permit {
-        if !self.caller.auth.enabled() {
+    fn permit(&self, caller: &Caller, request: &pb::WatchCreateRequest) -> Permit {
+        if !caller.auth.enabled() {
             return Permit::Open;
         }
-        let (shared, caller, request) = (self.shared.clone(), self.caller.clone(), request.clone());
-        Permit::Asked(Arc::new(move || {
-            let now = shared.auth(&caller.keyspace);
-            now.is_ok_and(|auth| caller.who().and_then(|who| auth.check_watch(who, &request)).is_ok())
-        }))
+        let (shared, caller, request) = (self.shared.clone(), caller.clone(), request.clone());
+        Permit::Asked(Arc::new(move || shared.again(&caller).is_ok_and(|now| now.may_watch(&request).is_ok())))
     }
 
     fn cancel(&self, id: i64) {

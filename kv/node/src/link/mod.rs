@@ -43,7 +43,7 @@ const FRAME_BYTES_MAX: usize = 32 * 1024 * 1024;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
-const _: () = assert!(FRAME_BYTES_MAX > kv_core::limits::TXN_BYTES + 2 * FRAME_BYTES);
+const _: () = assert!(FRAME_BYTES_MAX > kv_core::limits::COMMIT_BYTES + kv_core::limits::ENTRY_BYTES + 2 * FRAME_BYTES);
 
 /// Who is at an end of a link.
 #[derive(Clone, Copy, Debug)]
