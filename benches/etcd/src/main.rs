@@ -32,6 +32,10 @@ use crate::results::Results;
 use crate::system::System;
 use crate::workload::Workload;
 
+/// What the client uses is missing to the servers: with the system's allocator it uses a seventh more.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const EXAMPLES: &str = "\
 Examples:
   bench-etcd run                                    all workloads, three rounds, both systems; writes docs/benchmarks-etcd.*

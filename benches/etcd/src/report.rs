@@ -21,6 +21,8 @@ events that arrive after the last put. Memory is what the kernel says is residen
 process, after `kill -9`, to its answer to a get of one of the keys. The growth by a listing is the highest peak of a
 server above what was resident before. The time without a successful write is the longest between two acknowledged puts
 of any of 12 clients, each of which asks the next member when one fails or is silent for 300 ms.
+
+What the time goes into, and what was changed for it: [benchmarks-etcd-profile.md](benchmarks-etcd-profile.md).
 ";
 
 /// A table for a terminal.

@@ -14,9 +14,11 @@
 
 mod execute;
 mod forward;
+mod gather;
 mod http;
 mod keyspaces;
 mod metrics;
+mod port;
 mod reconcile;
 mod server;
 mod services;

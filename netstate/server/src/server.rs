@@ -10,15 +10,14 @@ use netstate_proto::v1::{
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server as Transport, server::TcpIncoming},
-};
+use tonic::service::Routes;
 
 use crate::{
     execute::Executor,
     forward::{Answers, Parts},
-    http, metrics, reconcile,
+    http, metrics,
+    port::Port,
+    reconcile,
     services::{Services, status::Own},
     view::View,
     watch::Hub,
@@ -26,15 +25,6 @@ use crate::{
 
 /// The largest request: ten thousand endpoints with all that they may carry.
 const REQUEST_BYTES: usize = 32 * 1024 * 1024;
-
-/// Requests and streams on one connection.
-const STREAMS_PER_CONNECTION: u32 = 1024;
-
-/// What one client connection may have on its way to this server, per stream and in all.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-
-const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// How long requests under way may take when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -127,12 +117,14 @@ impl Server {
             let etcd = etcd.for_keyspace(keyspace);
             let routes = etcd.add_to(base().await?);
             let router = etcd.with_http(routes)?.merge(http::metrics(node.clone(), own.clone()));
-            tokio::spawn(transport(listener, router, stop.clone()));
+            tokio::spawn(Port { express: etcd.express(), router }.serve(listener, stop.clone()));
         }
         let metrics = http::metrics(node.clone(), own.clone());
         let services = Services { node: node.clone(), view, executor, hub, clock, own, stop: stop.clone() };
         let routes = own_api(etcd.add_to(base().await?), &services);
-        let serving = tokio::spawn(transport(client_listener, etcd.with_http(routes)?.merge(metrics), stop.clone()));
+        let router = etcd.with_http(routes)?.merge(metrics);
+        let port = Port { express: etcd.express(), router };
+        let serving = tokio::spawn(port.serve(client_listener, stop.clone()));
         Ok(Server { node, stop, client, http, serving })
     }
 
@@ -191,22 +183,4 @@ fn own_api(routes: Routes, services: &Services) -> Routes {
         .add_service(ConnectionsServer::new(services()))
         .add_service(HostsServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
         .add_service(QueriesServer::new(services()))
-}
-
-/// Serves on one port until `stop`.
-async fn transport(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = Transport::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .accept_http1(true)
-        .add_routes(Routes::from(router))
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the client port is closed");
-    }
 }

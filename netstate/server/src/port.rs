@@ -1,0 +1,121 @@
+//! One port for clients: its connections, and which service each request goes to.
+//!
+//! Must hold: whatever a client sends, the port stays open; a connection that is not answered on is closed.
+
+use std::{convert::Infallible, pin::pin};
+
+use axum::Router;
+use futures::{
+    FutureExt,
+    future::{Either, Map},
+};
+use hyper::{Request, Response, body::Incoming, service::Service};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use kv_etcd::{Express, Served};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::Service as _;
+
+use crate::gather::Gathering;
+
+/// Requests and streams on one connection.
+const STREAMS_PER_CONNECTION: u32 = 1024;
+
+/// What one client connection may have on its way to this server, per stream and in all.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// After an accept that failed, such as for want of file descriptors.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// What is served on a port. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Port {
+    /// What is asked for most.
+    pub(crate) express: Express,
+    /// Everything else.
+    pub(crate) router: Router,
+}
+
+type Routed = Map<axum::routing::future::RouteFuture<Infallible>, fn(RouterAnswer) -> Answer>;
+type RouterAnswer = Result<axum::response::Response, Infallible>;
+type Answer = Result<Response<Body>, Infallible>;
+
+impl Service<Request<Incoming>> for Port {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Served, Routed>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        match self.express.serve(request) {
+            Ok(served) => Either::Left(served),
+            Err(request) => {
+                let routed = self.router.clone().call(request.map(axum::body::Body::new));
+                Either::Right(routed.map(answer as fn(RouterAnswer) -> Answer))
+            }
+        }
+    }
+}
+
+fn answer(answer: RouterAnswer) -> Answer {
+    answer.map(|response| response.map(Body::new))
+}
+
+impl Port {
+    /// Serves until `stop`, and then until what is under way is done.
+    pub(crate) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // Those that have ended are forgotten.
+                Some(_) = connections.join_next() => continue,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => drop(connections.spawn(self.clone().connection(stream, stop.clone()))),
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not connect");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        connections.join_all().await;
+    }
+
+    async fn connection(self, stream: TcpStream, stop: CancellationToken) {
+        // Without it answers come later, and as they should.
+        let _ = stream.set_nodelay(true);
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Gathering::new(stream)), self));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "a client's connection broke");
+        }
+    }
+}
