@@ -55,6 +55,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             purge(&inner, &mut flushed).await;
         }
         if idle {
+            inner.store.log().rest();
             settled = appended;
         }
         if reclaiming.as_ref().is_none_or(JoinHandle::is_finished) {

@@ -13,7 +13,8 @@ pub struct Options {
     pub log_segment_bytes: u64,
     /// Bytes of blocks, indexes and filters cached.
     pub block_cache_bytes: usize,
-    /// Bytes of recent log entries kept in memory for each group, beside those that are not written yet.
+    /// Bytes of recent log entries kept in memory for each group while it is written, beside those that are not written
+    /// yet: what is under way to followers and to the state is then not read from disk.
     pub log_cache_bytes_per_group: usize,
     /// Bytes of log entries of all groups that wait to be written; who appends more waits.
     pub log_queue_bytes: usize,
@@ -27,7 +28,7 @@ impl Default for Options {
             state_memtable_bytes: 64 << 20,
             log_segment_bytes: 8 << 20,
             block_cache_bytes: 4 << 20,
-            log_cache_bytes_per_group: 128 << 10,
+            log_cache_bytes_per_group: 2 << 20,
             log_queue_bytes: 8 << 20,
             open_files: 128,
         }

@@ -175,6 +175,13 @@ impl RaftLog {
         Ok(RaftLog(Arc::new(Handle { shared, writer: Some(writer) })))
     }
 
+    /// Gives back the memory of what is written. For when nothing more comes.
+    pub fn rest(&self) {
+        for tail in &self.0.shared.tails {
+            tail.lock().rest();
+        }
+    }
+
     /// Appends entries, each with its index; they follow the last one. They can be read when this returns, and are on
     /// stable storage when `done` is told so. Waits while the queue is full; a call dropped while it waits has done
     /// nothing.

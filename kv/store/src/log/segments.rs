@@ -5,6 +5,7 @@
 //!          00000008.seg   ┐
 //!          00000009.seg   ┘ whole batches, one behind the other
 //!          00000010.seg   the segment that is written, from its start to the last batch
+//!          00000011.seg   the next one, made ready once that is half full
 //!          spare          zeros, to become a segment where none is free
 //! ```
 //!
@@ -103,15 +104,20 @@ pub(super) struct Segments {
     offset: u64,
     /// The next batch's.
     number: u64,
-    /// A file being made, to be the next segment.
-    spare: Option<thread::JoinHandle<Result<(), StoreError>>>,
+    /// The segment after the current one, once it was seen to that it will be there.
+    next: Option<Next>,
     /// When the last batch was written, and how long that took.
     last: Option<(Instant, Duration)>,
     /// Batches to be written before the disk counts as quick again.
     slow: u32,
-    /// Whether it was seen to that the next segment is there when this one is full.
-    provided: bool,
     buffer: Vec<u8>,
+}
+
+/// A segment that is not written yet.
+enum Next {
+    /// It is being made, beside what is written meanwhile: names that last take as long as many batches.
+    Making(thread::JoinHandle<Result<(), StoreError>>),
+    Ready,
 }
 
 fn name(segment: Segment) -> String {
@@ -155,6 +161,12 @@ fn make_spare(path: &Path, bytes: u64) -> Result<(), StoreError> {
 fn is_followed(content: &Bytes, segment: Segment, from: usize) -> bool {
     let pages = (from..content.len()).step_by(PAGE_BYTES);
     pages.filter_map(|at| BatchHead::read(&content[at..])).any(|head| head.segment == segment)
+}
+
+/// Gives a file another name, for good.
+fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|error| files::error(to, "renaming the file", error))?;
+    files::sync_dir(to.parent().unwrap_or(to))
 }
 
 impl Disk {
@@ -227,7 +239,6 @@ impl Segments {
             files: Mutex::default(),
             groups: (0..groups).map(|_| Mutex::default()).collect(),
         });
-        let spare = dir.join(SPARE);
         let mut segments = Segments {
             disk,
             write,
@@ -237,18 +248,25 @@ impl Segments {
             current_bytes: 0,
             offset: 0,
             number: 0,
-            spare: None,
             last: None,
             slow: 0,
-            provided: false,
+            next: None,
             buffer: Vec::new(),
         };
-        let found = segments.find(may_begin)?;
+        let mut found = segments.find(may_begin)?;
+        if let [.., _, next] = found[..]
+            && segments.is_unwritten(next)?
+        {
+            found.pop();
+            segments.next = Some(Next::Ready);
+        }
         match found.last() {
             Some(last) => segments.current = *last,
             None if may_begin => {
+                let (spare, first) = (dir.join(SPARE), segments.disk.path(Segment(1)));
                 make_spare(&spare, segments.segment_bytes)?;
-                segments.begin(&spare, Segment(1))?;
+                rename(&spare, &first)?;
+                segments.begin(Segment(1))?;
             }
             None => {
                 let (file, key) = (dir.display().to_string(), "the raft log".into());
@@ -284,6 +302,13 @@ impl Segments {
             }
         }
         Ok(found)
+    }
+
+    /// Whether nothing was written to a segment yet. One that is cut off is none such.
+    fn is_unwritten(&self, segment: Segment) -> Result<bool, StoreError> {
+        let path = self.disk.path(segment);
+        let content = fs::read(&path).map_err(|error| files::error(&path, "reading the file", error))?;
+        Ok(content.len() >= PAGE_BYTES && !is_followed(&content.into(), segment, 0))
     }
 
     /// Reads a segment; the oldest one may begin with any batch.
@@ -390,14 +415,8 @@ impl Segments {
             let applied = self.disk.stored(group).lock().apply(&record, place);
             applied.expect("the tail has seen to it that it follows");
         }
-        if !self.provided && self.offset > self.segment_bytes / 2 {
-            self.provided = true;
-            if self.free() == 0 {
-                let (path, bytes) = (self.disk.dir.join(SPARE), self.segment_bytes);
-                let made = thread::Builder::new().name("raft-log-spare".into()).spawn(move || make_spare(&path, bytes));
-                // Without a thread it is made when it is needed.
-                self.spare = made.ok();
-            }
+        if self.next.is_none() && self.offset > self.segment_bytes / 2 {
+            self.provide()?;
         }
         Ok(())
     }
@@ -445,36 +464,59 @@ impl Segments {
         self.disk.files.lock().keys().take_while(|segment| **segment < needed).count()
     }
 
-    /// Goes on with the next segment.
-    fn roll(&mut self) -> Result<(), StoreError> {
-        let mut free = self.free();
-        while free > FREE_SEGMENTS {
-            let Some((oldest, _)) = self.disk.files.lock().pop_first() else { break };
-            let path = self.disk.path(oldest);
-            fs::remove_file(&path).map_err(|error| files::error(&path, "removing the file", error))?;
+    /// Begins to make the next segment: out of the oldest, if that is free.
+    fn provide(&mut self) -> Result<(), StoreError> {
+        let (dir, bytes) = (self.disk.dir.clone(), self.segment_bytes);
+        let next = self.disk.path(self.current.next());
+        let mut gone = Vec::new();
+        let free = self.free();
+        for at in 0..free {
+            // One to be used now and some to be used later.
+            if at == 0 || at < free - FREE_SEGMENTS.min(free) {
+                gone.extend(self.disk.files.lock().pop_first().map(|(oldest, _)| self.disk.path(oldest)));
+            }
+        }
+        let make = move || {
+            let mut gone = gone.into_iter();
+            match gone.next() {
+                Some(oldest) => rename(&oldest, &next)?,
+                None => {
+                    let spare = dir.join(SPARE);
+                    make_spare(&spare, bytes)?;
+                    rename(&spare, &next)?;
+                }
+            }
             // One after the other: none may be missing between others.
-            files::sync_dir(&self.disk.dir)?;
-            free -= 1;
-        }
-        let next = self.current.next();
-        let oldest = if free > 0 { self.disk.files.lock().pop_first() } else { None };
-        if let Some((oldest, _)) = oldest {
-            let path = self.disk.path(oldest);
-            return self.begin(&path, next);
-        }
-        let spare = self.disk.dir.join(SPARE);
-        match self.spare.take().map(thread::JoinHandle::join) {
-            Some(Ok(made)) => made?,
-            Some(Err(_)) | None => make_spare(&spare, self.segment_bytes)?,
-        }
-        self.begin(&spare, next)
+            for path in gone {
+                fs::remove_file(&path).map_err(|error| files::error(&path, "removing the file", error))?;
+                files::sync_dir(&dir)?;
+            }
+            Ok(())
+        };
+        let making = thread::Builder::new().name("raft-log-next".into()).spawn(make);
+        let making =
+            making.map_err(|error| files::error(&self.disk.dir, "starting a thread for the next file", error))?;
+        self.next = Some(Next::Making(making));
+        Ok(())
     }
 
-    /// Makes a file the next segment.
-    fn begin(&mut self, from: &Path, segment: Segment) -> Result<(), StoreError> {
+    /// Goes on with the next segment.
+    fn roll(&mut self) -> Result<(), StoreError> {
+        if self.next.is_none() {
+            self.provide()?;
+        }
+        if let Some(Next::Making(making)) = self.next.take() {
+            making.join().unwrap_or_else(|_| {
+                let stopped = io::Error::other("the thread that makes it has panicked");
+                Err(files::error(&self.disk.path(self.current.next()), "making the file", stopped))
+            })?;
+        }
+        self.begin(self.current.next())
+    }
+
+    /// Goes on at the start of a segment.
+    fn begin(&mut self, segment: Segment) -> Result<(), StoreError> {
         let path = self.disk.path(segment);
-        fs::rename(from, &path).map_err(|error| files::error(&path, "renaming the file", error))?;
-        files::sync_dir(&self.disk.dir)?;
         let file = writable(&path)?;
         let failed = |error| files::error(&path, "setting the file's length", error);
         let mut bytes = file.metadata().map_err(failed)?.len();
@@ -484,16 +526,16 @@ impl Segments {
         }
         self.disk.files.lock().insert(segment, Arc::new(readable(&path)?));
         self.file = Some(file);
-        (self.current, self.current_bytes, self.offset, self.provided) = (segment, bytes, 0, false);
+        (self.current, self.current_bytes, self.offset, self.next) = (segment, bytes, 0, None);
         Ok(())
     }
 }
 
 impl Drop for Segments {
     fn drop(&mut self) {
-        if let Some(spare) = self.spare.take() {
+        if let Some(Next::Making(making)) = self.next.take() {
             // That it could not be made shows when it is needed.
-            let _ = spare.join();
+            let _ = making.join();
         }
     }
 }

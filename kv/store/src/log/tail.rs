@@ -112,6 +112,12 @@ impl Tail {
         }
     }
 
+    /// Nothing more comes: what has been written need not stay in memory.
+    pub(super) fn rest(&mut self) {
+        self.written(self.written, 0);
+        self.cache.shrink_to_fit();
+    }
+
     fn forget_first(&mut self) {
         if let Some(gone) = self.cache.pop_front() {
             self.cache_bytes -= gone.bytes.len();
@@ -174,6 +180,9 @@ mod tests {
         tail.append(&entries(7..8), 3);
         tail.written(2, 0);
         assert_eq!(places(&tail, 1, 9), Some((7, vec![7])));
+        tail.written(3, usize::MAX);
+        tail.rest();
+        assert_eq!((places(&tail, 1, 9), tail.cache_bytes()), (Some((8, vec![])), 0));
     }
 
     #[test]

@@ -374,7 +374,7 @@ fn segments_are_used_again() {
         told(&purge(&log, G0, at * 10 + 4)).unwrap();
     }
     let segments = bench.segments();
-    assert!(segments.len() <= 10, "{} segments", segments.len());
+    assert!(segments.len() <= 11, "{} segments", segments.len());
     assert!(segments[0] > bench.dir.path().join("00000040.seg"), "{segments:?}");
     assert_eq!((all(&log, G0), all(&log, G1)), ((4995..5000).collect(), vec![1, 2, 3]));
     drop(log);
@@ -451,7 +451,7 @@ fn torn_or_damaged() {
         ends.push(content.len() - content.iter().rev().take_while(|byte| **byte == 0).count());
     }
     drop(log);
-    let path = bench.segments().pop().unwrap();
+    let path = bench.segments().remove(0);
     let sound = std::fs::read(&path).unwrap();
     let begins = |batch: usize| ends[batch - 1].next_multiple_of(record::PAGE_BYTES);
 
@@ -481,7 +481,7 @@ fn torn_or_damaged() {
     }
 }
 
-/// A segment that is not the last one was synced to its end, and each has to be there.
+/// A segment that is not the last one written was synced to its end, and each has to be there.
 #[test]
 fn damage_and_loss_of_earlier_segments() {
     let bench = Bench::new();
@@ -490,7 +490,8 @@ fn damage_and_loss_of_earlier_segments() {
         told(&append(&log, G0, at * 10..at * 10 + 10)).unwrap();
     }
     drop(log);
-    let segments = bench.segments();
+    let mut segments = bench.segments();
+    segments.retain(|path| std::fs::read(path).unwrap().iter().any(|byte| *byte != 0));
     assert!(segments.len() > 2);
     let sound: Vec<_> = segments.iter().map(|path| std::fs::read(path).unwrap()).collect();
     let used = |content: &[u8]| content.len() - content.iter().rev().take_while(|byte| **byte == 0).count();
