@@ -11,7 +11,8 @@ pub struct Options {
     pub state_memtable_bytes: usize,
     /// Bytes of one of the log's files.
     pub log_segment_bytes: u64,
-    /// Bytes of blocks, indexes and filters cached.
+    /// Bytes of blocks, indexes and filters cached. Filters and indexes of a million keys take some four megabytes; where
+    /// they don't fit, each write of a new key reads them from disk again.
     pub block_cache_bytes: usize,
     /// Bytes of recent log entries kept in memory for each group while it is written, beside those that are not written
     /// yet: what is under way to followers and to the state is then not read from disk.
@@ -27,7 +28,7 @@ impl Default for Options {
         Options {
             state_memtable_bytes: 64 << 20,
             log_segment_bytes: 8 << 20,
-            block_cache_bytes: 4 << 20,
+            block_cache_bytes: 32 << 20,
             log_cache_bytes_per_group: 2 << 20,
             log_queue_bytes: 8 << 20,
             open_files: 128,

@@ -297,8 +297,9 @@ impl Segments {
         let mut found: Vec<_> = numbers.map(Segment).collect();
         found.sort_unstable();
         for pair in found.windows(2) {
-            if pair[0].next() != pair[1] {
-                return Err(self.disk.damaged(pair[0].next(), "this part of the raft log".into(), "it is missing"));
+            let before = Segment(pair[1].0.saturating_sub(1));
+            if pair[0] != before {
+                return Err(self.disk.damaged(before, "this part of the raft log".into(), "it is missing"));
             }
         }
         Ok(found)
@@ -330,7 +331,7 @@ impl Segments {
                 number = head.number;
             }
             if head.number != number {
-                let at = if offset == 0 { Segment(segment.0 - 1) } else { segment };
+                let at = if offset == 0 { Segment(segment.0.saturating_sub(1)) } else { segment };
                 return Err(self.disk.damaged(at, format!("batch {number} of the log"), "it cannot be read"));
             }
             if (content.len() as u64) < head.segment_bytes {
