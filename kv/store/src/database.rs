@@ -1,6 +1,9 @@
 //! One RocksDB database, whose errors say where and what to do.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use kv_core::GroupId;
 use rocksdb::{
@@ -12,6 +15,7 @@ use serde::Deserialize;
 use crate::{
     StoreError,
     envelope::{self, FORMAT, Flaw},
+    store::Directory,
 };
 
 /// One database and how its keys read.
@@ -19,6 +23,8 @@ pub(crate) struct Database {
     db: DB,
     dir: PathBuf,
     render: fn(&[u8]) -> String,
+    /// Declared, and so dropped, after the database is closed, which may write its last.
+    _held: Arc<Directory>,
 }
 
 /// A view of a database as it was at one moment.
@@ -55,9 +61,10 @@ impl Database {
         options: &rocksdb::Options,
         dir: &Path,
         render: fn(&[u8]) -> String,
+        held: Arc<Directory>,
     ) -> Result<Self, StoreError> {
         let db = DB::open(options, dir).map_err(|error| classify(dir, error))?;
-        Ok(Database { db, dir: dir.into(), render })
+        Ok(Database { db, dir: dir.into(), render, _held: held })
     }
 
     pub(crate) fn error(&self, error: rocksdb::Error) -> StoreError {

@@ -17,16 +17,17 @@ const LOG: &str = "raft-log";
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snapshots";
 
-/// A node's data directory, open. Cheap to clone; it stays locked until the last clone has gone.
+/// A node's data directory, open. Cheap to clone; it stays locked until the last clone has gone, of its log and its state
+/// too.
 #[derive(Clone)]
 pub struct Store {
     log: RaftLog,
     state: State,
-    // Declared, and so dropped, after the databases.
     directory: Arc<Directory>,
 }
 
-struct Directory {
+/// A directory that nobody else has. Whatever writes into it holds it.
+pub(crate) struct Directory {
     path: PathBuf,
     /// Locked for as long as it is open.
     _lock: File,
@@ -59,14 +60,15 @@ impl Store {
         let snapshots = dir.join(SNAPSHOTS);
         fs::create_dir_all(&snapshots).map_err(|error| files::error(&snapshots, "creating the directory", error))?;
         let lock = lock(dir)?;
+        let directory = Arc::new(Directory { path: dir.into(), _lock: lock, _temporary: temporary });
         let founded = identity.check(dir)?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         // Where somebody has been before, what is not there has been lost and must not be replaced by something empty:
         // a log that has forgotten its vote could vote twice.
-        let log = RaftLog::open(&dir.join(LOG), !founded, identity.groups, options)?;
+        let log = RaftLog::open(&dir.join(LOG), !founded, identity.groups, options, Some(directory.clone()))?;
         let reclaim = Reclaim::default();
         let rocks = options.state(&cache, !founded, reclaim.clone());
-        let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups)?;
+        let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups, directory.clone())?;
         if founded {
             check_overlap(&log, &state, dir, identity.groups)?;
         } else {
@@ -77,7 +79,6 @@ impl Store {
             }
             identity.write(dir)?;
         }
-        let directory = Arc::new(Directory { path: dir.into(), _lock: lock, _temporary: temporary });
         Ok(Store { log, state, directory })
     }
 

@@ -41,7 +41,7 @@ use self::{
     tail::{Found, Tail},
     writer::{Order, Queue, Work},
 };
-use crate::{Options, StoreError, error::with_causes};
+use crate::{Options, StoreError, error::with_causes, store::Directory};
 
 #[cfg(test)]
 pub(crate) use record::fuzz;
@@ -89,6 +89,7 @@ struct Shared {
     cache_bytes: usize,
     /// The first failure.
     poison: OnceLock<String>,
+    _held: Option<Arc<Directory>>,
 }
 
 impl Shared {
@@ -138,9 +139,16 @@ impl Drop for Handle {
 }
 
 impl RaftLog {
-    /// Opens the log in a directory. `may_begin`: begins one where there is none.
-    pub(crate) fn open(dir: &Path, may_begin: bool, groups: u16, options: &Options) -> Result<Self, StoreError> {
-        Self::open_with(dir, may_begin, groups, options, segments::to_disk())
+    /// Opens the log in a directory. `may_begin`: begins one where there is none. `held`: what nobody else may have
+    /// until the log is closed.
+    pub(crate) fn open(
+        dir: &Path,
+        may_begin: bool,
+        groups: u16,
+        options: &Options,
+        held: Option<Arc<Directory>>,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(dir, may_begin, groups, options, segments::to_disk(), held)
     }
 
     fn open_with(
@@ -149,6 +157,7 @@ impl RaftLog {
         groups: u16,
         options: &Options,
         write: Write,
+        held: Option<Arc<Directory>>,
     ) -> Result<Self, StoreError> {
         let segments = Segments::open(dir, may_begin, groups, options.log_segment_bytes, write)?;
         let disk = segments.disk().clone();
@@ -164,6 +173,7 @@ impl RaftLog {
             room_bytes,
             cache_bytes: options.log_cache_bytes_per_group,
             poison: OnceLock::new(),
+            _held: held,
         });
         let writing = shared.clone();
         let writer = thread::Builder::new().name("raft-log".into()).spawn(move || writer::run(&writing));

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn try_open(&self) -> Result<RaftLog, StoreError> {
-        RaftLog::open_with(self.dir.path(), true, 2, &self.options, self.disk.write())
+        RaftLog::open_with(self.dir.path(), true, 2, &self.options, self.disk.write(), None)
     }
 
     /// The segments' files, oldest first.
@@ -329,7 +329,7 @@ fn acknowledged_entries_survive_a_crash() {
     let status = run_child("log::tests::crash", dir.path());
     assert!(!status.success() && status.code().is_none(), "it aborts: {status}");
     let acknowledged: u64 = std::fs::read_to_string(dir.path().join("acknowledged")).unwrap().parse().unwrap();
-    let log = RaftLog::open(&dir.path().join("log"), false, 2, &Options::default()).unwrap();
+    let log = RaftLog::open(&dir.path().join("log"), false, 2, &Options::default(), None).unwrap();
     assert_eq!(log.vote(G0).unwrap().unwrap(), "the vote");
     let found = all(&log, G0);
     assert_eq!(acknowledged, 60);
@@ -340,7 +340,7 @@ fn acknowledged_entries_survive_a_crash() {
 #[ignore = "run by acknowledged_entries_survive_a_crash, in a process of its own"]
 fn crash() {
     let dir = child_dir();
-    let log = RaftLog::open(&dir.join("log"), true, 2, &Options::default()).unwrap();
+    let log = RaftLog::open(&dir.join("log"), true, 2, &Options::default(), None).unwrap();
     let (done, saved) = done();
     now(log.save_vote(G0, "the vote".into(), done));
     told(&saved).unwrap();

@@ -54,6 +54,7 @@ use self::{
 use crate::{
     StoreError,
     database::{Database, Pinned},
+    store::Directory,
 };
 
 pub use apply::{AppliedCommit, AppliedEntry, EntryToApply, Written};
@@ -124,8 +125,9 @@ impl State {
         rocks: &rocksdb::Options,
         reclaim: Reclaim,
         groups: u16,
+        held: Arc<Directory>,
     ) -> Result<Self, StoreError> {
-        let database = Arc::new(Database::open(rocks, dir, keys::render)?);
+        let database = Arc::new(Database::open(rocks, dir, keys::render, held)?);
         install::finish_interrupted(&database, snapshots)?;
         let groups = (0..groups).map(|group| {
             let cache = load(&database, GroupId::new(group))?;
