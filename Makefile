@@ -32,7 +32,7 @@ bench: ## measures this machine and writes docs/benchmarks.md
 	$(CARGO) build --release --locked --package netstate-cli
 	@scripts/bench
 
-bench-etcd: ## etcd and this with the same load on this machine; writes docs/benchmarks-etcd.md (half an hour)
+bench-etcd: ## etcd and this with the same load on this machine; writes docs/benchmarks-etcd.md (a quarter of an hour)
 	@scripts/prepare
 	$(CARGO) build --profile dist --locked --package netstate-cli
 	$(CARGO) run --release --locked --package bench-etcd -- run --netstate $(or $(CARGO_TARGET_DIR),target)/dist/netstate
