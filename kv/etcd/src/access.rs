@@ -163,6 +163,13 @@ impl Shared {
         Keyspace::new(name).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
+    /// Returns when the local replica has what was acknowledged before, users and roles among it. Called before somebody is
+    /// judged, where that has to be by what is current.
+    pub(crate) async fn up_to_date(&self, keyspace: &Keyspace) -> Result<(), Status> {
+        let node = self.node();
+        node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))
+    }
+
     /// The keys attached to a lease, in the local replica.
     pub(crate) fn attached(&self, keyspace: &Keyspace, lease: LeaseId) -> Result<Vec<Bytes>, Status> {
         self.node().lease_keys(keyspace, lease).map_err(|error| status::read(&error))
@@ -231,7 +238,7 @@ impl Shared {
                 Err(CommitError::Refused(Refusal::Guarded)) => {}
                 other => return Ok(other),
             }
-            node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))?;
+            self.up_to_date(keyspace).await?;
             caller = self.again(&caller)?;
             may(&caller)?;
         }

@@ -34,7 +34,7 @@ impl AuthService {
         caller.writable()?;
         let (node, keyspace) = (self.0.node(), &caller.keyspace);
         for _ in 0..ATTEMPTS {
-            node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))?;
+            self.0.up_to_date(keyspace).await?;
             let key = bytes::Bytes::from_static(kv_auth::SETTINGS_RECORD);
             let known = node.beside(keyspace, &key).map_err(|error| status::read(&error))?;
             let auth = self.0.auth(keyspace)?;
@@ -54,7 +54,7 @@ impl AuthService {
             match node.txn(keyspace, txn).await {
                 Ok(Outcome::Applied(_)) => {
                     // So that who asks here next meets what was changed.
-                    node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))?;
+                    self.0.up_to_date(keyspace).await?;
                     return Ok(self.0.header_now(keyspace));
                 }
                 Ok(_) => return Err(status::timeout()),
@@ -78,8 +78,7 @@ impl AuthService {
 
     async fn reader<T>(&self, request: &Request<T>) -> Result<(Caller, Option<pb::ResponseHeader>), Status> {
         let keyspace = self.0.keyspace(request.metadata())?;
-        let node = self.0.node();
-        node.read_barrier(node.group_of(&keyspace)).await.map_err(|error| status::read(&error))?;
+        self.0.up_to_date(&keyspace).await?;
         Ok((self.0.caller(request)?, self.0.header_now(&keyspace)))
     }
 }
@@ -117,8 +116,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthenticateRequest>,
     ) -> Result<Response<pb::AuthenticateResponse>, Status> {
         let keyspace = self.0.keyspace(request.metadata())?;
-        let node = self.0.node();
-        node.read_barrier(node.group_of(&keyspace)).await.map_err(|error| status::read(&error))?;
+        self.0.up_to_date(&keyspace).await?;
         let caller = self.0.caller(&request)?;
         let (auth, tokens) = (caller.auth.clone(), self.0.config().tokens.clone());
         let request = request.into_inner();

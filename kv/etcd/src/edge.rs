@@ -168,8 +168,7 @@ async fn answer(shared: &Shared, metadata: &MetadataMap, request: pb::RangeReque
     let query = wire::query(&request)?;
     let node = shared.node();
     if !request.serializable {
-        let group = node.group_of(&shared.keyspace(metadata)?);
-        node.read_barrier(group).await.map_err(|error| status::read(&error))?;
+        shared.up_to_date(&shared.keyspace(metadata)?).await?;
     }
     let caller = shared.caller_of(metadata)?;
     caller.may_range(&request.key, &request.range_end)?;

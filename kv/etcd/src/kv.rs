@@ -49,13 +49,6 @@ impl KvService {
         Ok((answered.done.pop().ok_or_else(status::timeout)?, revision))
     }
 
-    /// Returns when the local replica has what was acknowledged before, users and roles among it. Called before a reader
-    /// is judged.
-    async fn up_to_date(&self, keyspace: &Keyspace) -> Result<(), Status> {
-        let node = self.0.node();
-        node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))
-    }
-
     async fn lease_missing(&self, keyspace: &Keyspace, lease: i64) -> Option<Status> {
         let known = self.0.node().lease(keyspace, LeaseId::new(lease)?).await;
         matches!(known, Ok(None)).then(status::lease_not_found)
@@ -68,7 +61,7 @@ impl Kv for KvService {
         let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
         if !request.serializable {
-            self.up_to_date(&self.0.keyspace(&metadata)?).await?;
+            self.0.up_to_date(&self.0.keyspace(&metadata)?).await?;
         }
         let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
@@ -90,7 +83,7 @@ impl Kv for KvService {
         let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
         if !request.serializable {
-            self.up_to_date(&self.0.keyspace(&metadata)?).await?;
+            self.0.up_to_date(&self.0.keyspace(&metadata)?).await?;
         }
         let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
@@ -185,7 +178,7 @@ impl Kv for KvService {
         let mut read = None;
         if !writes {
             if !only_serializable(&request) {
-                self.up_to_date(&caller.keyspace).await?;
+                self.0.up_to_date(&caller.keyspace).await?;
             }
             may(&self.0.again(&caller)?)?;
             read = self.0.node().read_only(&caller.keyspace, &txn).map_err(|error| status::commit(&error))?;

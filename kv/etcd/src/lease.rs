@@ -103,8 +103,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
         // Which keys go with the lease, and who may end those, is asked of a replica that has both.
         let keyspace = self.0.keyspace(request.metadata())?;
-        let node = self.0.node();
-        node.read_barrier(node.group_of(&keyspace)).await.map_err(|error| status::read(&error))?;
+        self.0.up_to_date(&keyspace).await?;
         let caller = self.0.caller(&request)?;
         caller.may_propose()?;
         let lease = lease_id(request.into_inner().id)?;
@@ -172,7 +171,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let caller = self.0.caller(&request)?;
         let node = self.0.node();
-        node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
+        self.0.up_to_date(&caller.keyspace).await?;
         let leases = node.leases(&caller.keyspace).map_err(|error| status::read(&error))?;
         let leases = leases.into_iter().map(|lease| pb::LeaseStatus { id: lease.get() }).collect();
         let header = self.0.header_now(&caller.keyspace);

@@ -172,7 +172,7 @@ impl Maintenance for MaintenanceService {
         let caller = self.0.caller(&request)?;
         may_maintain(&caller)?;
         let node = self.0.node();
-        node.read_barrier(node.group_of(&caller.keyspace)).await.map_err(|error| status::read(&error))?;
+        self.0.up_to_date(&caller.keyspace).await?;
         let turn = self.0.long_read()?;
         let header = self.0.header_now(&caller.keyspace);
         let mut snapshot = Snapshot::of(node, &caller.keyspace).map_err(|error| status::read(&error))?;

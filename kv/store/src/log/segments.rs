@@ -471,11 +471,9 @@ impl Segments {
         let next = self.disk.path(self.current.next());
         let mut gone = Vec::new();
         let free = self.free();
-        for at in 0..free {
-            // One to be used now and some to be used later.
-            if at == 0 || at < free - FREE_SEGMENTS.min(free) {
-                gone.extend(self.disk.files.lock().pop_first().map(|(oldest, _)| self.disk.path(oldest)));
-            }
+        // One is used now; of the others some stay, to be used later.
+        for _ in 0..free.saturating_sub(FREE_SEGMENTS).max(free.min(1)) {
+            gone.extend(self.disk.files.lock().pop_first().map(|(oldest, _)| self.disk.path(oldest)));
         }
         let make = move || {
             let mut gone = gone.into_iter();
