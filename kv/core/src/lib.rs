@@ -1,7 +1,8 @@
 //! Keyspaces and their history, without I/O.
 //!
 //! A keyspace is a named key-value history with one total order of commits. This crate has its words: ids, positions,
-//! transactions, the commits that they become, the chain that the commits form, and what a read returns.
+//! transactions, the commits that they become, the chain that the commits form, and what a read returns. And it plans
+//! which nodes vote in which groups, and lead them ([`placement`]).
 //!
 //! Must hold: nothing here reads a clock, draws a random number, or blocks. What is replicated is a [`Commit`], an
 //! outcome; nothing in it is left to be decided when it is applied.
@@ -14,6 +15,7 @@ mod id;
 mod intervals;
 mod keyspace;
 pub mod limits;
+pub mod placement;
 mod read;
 mod revision;
 mod time;
