@@ -16,6 +16,11 @@ pub struct GroupId(u16);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClusterId([u8; 16]);
 
+/// What tells one data directory of a node from another: drawn when the directory is made, so that a node whose disk was
+/// lost or exchanged is not taken for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct InstanceId([u8; 16]);
+
 /// Chosen by a client for one transaction, so that a retry is recognised.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId([u8; 16]);
@@ -81,6 +86,18 @@ impl ClusterId {
     }
 }
 
+impl InstanceId {
+    /// An instance id from its 16 random bytes.
+    pub const fn new(raw: [u8; 16]) -> Self {
+        InstanceId(raw)
+    }
+
+    /// The 16 bytes.
+    pub const fn get(self) -> [u8; 16] {
+        self.0
+    }
+}
+
 impl RequestId {
     /// A request id from its 16 bytes, those of a UUID.
     pub const fn new(raw: [u8; 16]) -> Self {
@@ -117,6 +134,33 @@ impl fmt::Debug for LeaseId {
     }
 }
 
+/// The 16 bytes that 32 hexadecimal digits stand for.
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok()?;
+    (text.len() == 32 && !text.starts_with('+')).then(|| number.to_be_bytes())
+}
+
+impl std::str::FromStr for ClusterId {
+    type Err = NotHex;
+
+    fn from_str(text: &str) -> Result<Self, NotHex> {
+        unhex(text).map(ClusterId).ok_or(NotHex)
+    }
+}
+
+impl std::str::FromStr for InstanceId {
+    type Err = NotHex;
+
+    fn from_str(text: &str) -> Result<Self, NotHex> {
+        unhex(text).map(InstanceId).ok_or(NotHex)
+    }
+}
+
+/// A text that is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not 32 hexadecimal digits")]
+pub struct NotHex;
+
 fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
@@ -128,6 +172,18 @@ impl fmt::Display for ClusterId {
 }
 
 impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         hex(&self.0, f)
     }

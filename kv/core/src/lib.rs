@@ -23,7 +23,7 @@ mod txn;
 
 pub use chain::{ChainError, ChainRecord, Digest, Fold, Head};
 pub use commit::{Batch, Change, Commit, Effect, Outcome};
-pub use id::{ClusterId, GroupId, LeaseId, NodeId, RequestId};
+pub use id::{ClusterId, GroupId, InstanceId, LeaseId, NodeId, NotHex, RequestId};
 pub use keyspace::{Keyspace, KeyspaceError};
 pub use read::{KeyRange, KeyState, KeyValue, Order, Query, RangeResult, RevisionChanges, SortBy, Want};
 pub use revision::Revision;

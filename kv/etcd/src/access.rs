@@ -131,7 +131,7 @@ impl Shared {
 
     pub(crate) fn caller_of(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let keyspace = self.keyspace(metadata)?;
-        let own = keyspace.as_str().starts_with(&self.config().own_prefix);
+        let own = self.config().is_own(&keyspace);
         let Judge { state: auth, settings } = self.judge_of(&keyspace, own)?;
         let elsewhere = self.config().keyspace != self.config().administrators;
         let token = ["token", "authorization"].iter().find_map(|name| metadata.get(*name));

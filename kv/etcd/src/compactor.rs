@@ -31,7 +31,7 @@ pub(crate) async fn run(shared: Shared, stop: CancellationToken) {
         let node = shared.node();
         for group in (0..node.groups()).map(GroupId::new) {
             for (keyspace, head) in node.keyspaces(group) {
-                if keyspace.as_str().starts_with(&shared.config().own_prefix) {
+                if shared.config().is_own(&keyspace) {
                     continue;
                 }
                 let heads = seen.entry(keyspace.clone()).or_default();

@@ -27,6 +27,12 @@ pub struct Config {
     pub listen_peer: SocketAddr,
     /// The nodes that the cluster was founded with, this one included. The same on all of them, in any order.
     pub initial_cluster: Vec<Member>,
+    /// Addresses of peer ports of a cluster to join, `host:port`, in place of founding one.
+    pub join: Vec<String>,
+    /// Where other nodes reach this one, `host:port`; `None`: as in `initial_cluster`, or where it listens.
+    pub advertise_peer: Option<String>,
+    /// Where it stands: nodes of different zones don't fail together. Empty: not said.
+    pub zone: String,
     /// Raft groups; fixed when the cluster is founded.
     pub groups: u16,
     /// How patient it is.
@@ -139,6 +145,13 @@ impl Config {
     /// All mistakes in it.
     pub fn mistakes(&self) -> Vec<ConfigError> {
         let mut mistakes = Vec::new();
+        let addresses = self.join.iter().chain(&self.advertise_peer).map(|peer| (&self.name, peer));
+        for (name, peer) in addresses.filter(|(_, peer)| !is_address(peer)) {
+            mistakes.push(ConfigError::Address { name: name.clone(), peer: peer.clone() });
+        }
+        if !self.join.is_empty() {
+            return mistakes;
+        }
         if !self.initial_cluster.iter().any(|member| member.name == self.name) {
             let known = self.initial_cluster.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
             mistakes.push(ConfigError::UnknownName { name: self.name.clone(), known });
@@ -150,8 +163,7 @@ impl Config {
                     mistakes.push(ConfigError::Twice { what: what.clone() });
                 }
             }
-            let port = member.peer.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-            if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            if !is_address(&member.peer) {
                 mistakes.push(ConfigError::Address { name: member.name.clone(), peer: member.peer.clone() });
             }
         }
@@ -162,6 +174,19 @@ impl Config {
             mistakes.push(ConfigError::Groups { groups: self.groups });
         }
         mistakes
+    }
+
+    /// Where other nodes reach this one.
+    pub(crate) fn peer_address(&self) -> String {
+        let founder = || self.initial_cluster.iter().find(|member| member.name == self.name && self.join.is_empty());
+        let known = self.advertise_peer.clone().or_else(|| founder().map(|member| member.peer.clone()));
+        known.unwrap_or_else(|| self.listen_peer.to_string())
+    }
+
+    /// This node's id, if it is a founder.
+    pub(crate) fn own_id(&self) -> NodeId {
+        let own = self.members().into_iter().find(|member| member.name == self.name);
+        own.map_or_else(NodeId::default, |member| member.id)
     }
 
     /// The founders in the order of their names, which is that of their ids.
@@ -183,6 +208,11 @@ impl Config {
     }
 }
 
+fn is_address(peer: &str) -> bool {
+    let port = peer.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,6 +224,9 @@ mod tests {
             data_dir: PathBuf::new(),
             listen_peer: SocketAddr::from(([127, 0, 0, 1], 0)),
             initial_cluster: founders.iter().map(member).collect(),
+            join: Vec::new(),
+            advertise_peer: None,
+            zone: String::new(),
             groups: GROUPS_DEFAULT,
             timing: Timing::default(),
             disk_reserve_bytes: DISK_RESERVE_BYTES,

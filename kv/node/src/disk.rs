@@ -27,6 +27,30 @@ pub(crate) struct Disk {
     free_bytes: Arc<AtomicU64>,
 }
 
+/// Reserves that have to be free, or the disk is called nearly full.
+const NEARLY_FULL_RESERVES: u64 = 4;
+
+/// Room on the disk of a node's data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What is free.
+    pub free_bytes: u64,
+    /// With less than this free, writes are refused.
+    pub reserve_bytes: u64,
+}
+
+impl Room {
+    /// Whether writes are refused.
+    pub fn is_full(self) -> bool {
+        self.free_bytes < self.reserve_bytes
+    }
+
+    /// Whether they soon will be.
+    pub fn is_nearly_full(self) -> bool {
+        self.free_bytes < self.reserve_bytes.saturating_mul(NEARLY_FULL_RESERVES)
+    }
+}
+
 /// There is too little room to take more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Full {
@@ -81,6 +105,11 @@ impl Disk {
     /// Whether what only removes may be written, and what others have decided to write already.
     pub(crate) fn check_removal(&self) -> Result<(), Full> {
         self.has(self.reserve_bytes / 2)
+    }
+
+    /// How much room there is.
+    pub(crate) fn room(&self) -> Room {
+        Room { free_bytes: self.free_bytes.load(Ordering::Relaxed), reserve_bytes: self.reserve_bytes }
     }
 
     fn has(&self, wanted_bytes: u64) -> Result<(), Full> {

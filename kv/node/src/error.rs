@@ -200,6 +200,18 @@ pub enum StartError {
     /// Mistakes in its configuration.
     #[error("the configuration has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Config(Vec<crate::ConfigError>),
+    /// No member of the cluster took it in, or it has another cluster's data.
+    #[error("this node was not taken into the cluster: {reason}")]
+    NotJoined {
+        /// Why.
+        reason: String,
+    },
+    /// Its data is not that of the member that it was started as.
+    #[error("this node is no member: {reason}")]
+    NotMember {
+        /// Why.
+        reason: String,
+    },
     /// Its data could not be opened.
     #[error("the data directory could not be opened")]
     Store(#[from] kv_store::OpenError),

@@ -122,7 +122,7 @@ pub(crate) struct Group {
 
 /// What all groups of a node share.
 pub(crate) struct Shared<'a> {
-    pub(crate) own: &'a MemberInfo,
+    pub(crate) own: NodeId,
     pub(crate) store: &'a Store,
     pub(crate) links: &'a Links,
     pub(crate) clock: &'a Arc<dyn Clock>,
@@ -153,7 +153,7 @@ impl Group {
         let log = LogStore::new(id, shared.store.log().clone(), appended.clone(), leads.clone());
         let network = Network { group: id, links: shared.links.clone() };
         let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
-        let raft = Raft::new(shared.own.id.get(), config, network, log, machine)
+        let raft = Raft::new(shared.own.get(), config, network, log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let leadership =
@@ -169,7 +169,7 @@ impl Group {
         );
         let barrier = Barrier::start(
             id,
-            shared.own.id,
+            shared.own,
             raft.clone(),
             shared.links.clone(),
             leadership.clone(),

@@ -95,6 +95,7 @@ impl Heads {
         let words: Vec<_> = inner
             .links
             .nodes()
+            .into_iter()
             .filter(|node| inner.links.up(*node))
             .map(|node| {
                 let entry = heard.entry((id, node)).or_insert(Heard { pending: None, agrees: None });
@@ -108,7 +109,7 @@ impl Heads {
                 (node, fresh.map(|(agrees, _)| agrees))
             })
             .collect();
-        judge(&words, inner.members.len())
+        judge(&words, inner.catalog.members().len())
     }
 }
 
@@ -160,7 +161,7 @@ async fn tell(inner: &Arc<Inner>) {
         })
         .collect();
     let payload = encode(&reports);
-    for node in inner.links.nodes().filter(|node| inner.links.up(*node)) {
+    for node in inner.links.nodes().into_iter().filter(|node| inner.links.up(*node)) {
         let (links, payload, patience) = (inner.links.clone(), payload.clone(), inner.timing.compare_heads);
         tokio::spawn(async move {
             // Whoever does not hear this hears the next one.

@@ -1,4 +1,4 @@
-//! Work beside the requests: flushing state and purging logs, and spreading leaders over the nodes.
+//! Work beside the requests: flushing state, purging logs, and giving back space.
 
 use std::{
     collections::HashMap,
@@ -8,12 +8,10 @@ use std::{
     },
 };
 
-use kv_core::{GroupId, NodeId};
-use openraft::async_runtime::WatchReceiver;
+use kv_core::GroupId;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::Instant,
 };
 
 use crate::{group::Group, node::Inner};
@@ -24,22 +22,10 @@ const KEEP_ENTRIES: u64 = 1024;
 /// … unless they are large: then as many as make up these bytes.
 const KEEP_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A node is given leaders back only when it has been reachable for so long.
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How far behind the log's end a follower may be to be made leader.
-const TRANSFER_LAG_ENTRIES: u64 = 64;
-
-/// The member that should lead a group: so leaders are spread evenly.
-pub(crate) fn preferred(group: GroupId, members: &[crate::MemberInfo]) -> NodeId {
-    members[usize::from(group.get()) % members.len()].id
-}
-
 /// Runs until the node stops.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(inner.timing.housekeeping);
     let mut flushed: HashMap<GroupId, Flushed> = HashMap::new();
-    let mut up_since: HashMap<NodeId, Instant> = HashMap::new();
     let mut reclaiming: Option<JoinHandle<()>> = None;
     // Bytes appended up to the last tick, and up to when nothing was left in memory that could be on disk.
     let (mut last_appended, mut settled) = (0u64, 0u64);
@@ -60,16 +46,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         }
         if reclaiming.as_ref().is_none_or(JoinHandle::is_finished) {
             reclaiming = reclaim(&inner);
-        }
-        for node in inner.links.nodes() {
-            if inner.links.up(node) {
-                up_since.entry(node).or_insert_with(Instant::now);
-            } else {
-                up_since.remove(&node);
-            }
-        }
-        for group in &inner.groups {
-            spread(&inner, group, &up_since).await;
         }
     }
 }
@@ -165,36 +141,5 @@ async fn purge(inner: &Arc<Inner>, flushed: &mut HashMap<GroupId, Flushed>) {
         // A group that has stopped needs no purging.
         let _ = group.raft.trigger().purge_log(upto).await;
         flushed.insert(group.id, now);
-    }
-}
-
-/// Hands a group to the member that should lead it, when that one is there and up to date.
-async fn spread(inner: &Inner, group: &Group, up_since: &HashMap<NodeId, Instant>) {
-    if group.leadership.leads().is_none() {
-        return;
-    }
-    let mut target = preferred(group.id, &inner.members);
-    if inner.disk.check().is_err() {
-        // Nothing can be written here: somebody else may have room.
-        let Some(other) = up_since.keys().copied().next() else { return };
-        target = other;
-    } else if target == inner.id {
-        return;
-    }
-    if up_since.get(&target).is_none_or(|since| since.elapsed() <= SETTLED) {
-        return;
-    }
-    let close = {
-        let metrics = group.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched =
-            metrics.replication.as_ref().and_then(|followers| followers.get(&target.get()).copied().flatten());
-        let last = metrics.last_log_index.unwrap_or_default();
-        matched.is_some_and(|matched| last.saturating_sub(matched.index) <= TRANSFER_LAG_ENTRIES)
-    };
-    if close {
-        tracing::info!(group = %group.id, %target, "handing over the lead");
-        // Should it fail, this node goes on leading.
-        let _ = group.raft.trigger().transfer_leader(target.get()).await;
     }
 }

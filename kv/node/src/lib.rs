@@ -15,18 +15,22 @@
 //! Left to others: what the keys mean; who may ask.
 
 mod barrier;
+mod catalog;
 mod clock;
 mod config;
 mod disk;
 mod error;
 mod evaluate;
 mod forward;
+mod founding;
+mod govern;
 mod group;
 mod heads;
 mod housekeeping;
 mod leases;
 mod lessor;
 mod link;
+mod members;
 mod node;
 mod observer;
 mod overlay;
@@ -37,11 +41,15 @@ mod requests;
 mod snapshot;
 mod watch;
 
+pub use catalog::{Catalog, MembershipError, NodeRecord, PLACEMENT, REPLICAS_DEFAULT, REPLICAS_MAX, Standing};
 pub use clock::{Clock, SystemClock};
 pub use config::{
     Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,
 };
+pub use disk::Room;
 pub use error::{CallError, CommitError, ReadError, Retry, StartError, WatchError};
+pub use govern::Placement;
+pub use kv_core::placement::{Replicas, Step};
 pub use kv_store::{Event, Options as StoreOptions, RevisionEvents, Usage, VerifyError, Written};
 pub use leases::LeaseState;
 pub use node::{Consistency, GroupStatus, Node, Pages, Position, Verified};

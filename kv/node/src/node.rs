@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kv_core::{
-    Answered, ClusterId, Fold, GroupId, Head, KeyRange, Keyspace, NodeId, Outcome, Query, RangeResult, RequestId,
-    Revision, RevisionChanges, Txn, TxnOutcome, limits,
+    Answered, ClusterId, Fold, GroupId, Head, InstanceId, KeyRange, Keyspace, NodeId, Outcome, Query, RangeResult,
+    RequestId, Revision, RevisionChanges, Txn, TxnOutcome, limits,
 };
 use kv_proto::peer::v1::Kind;
 use kv_store::{Identity, Store, Usage, VerifyError};
@@ -14,14 +14,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    catalog::{self, Catalog, CatalogWatch, PLACEMENT},
     clock::Clock,
     config::{Config, MemberInfo, Timing},
-    disk::Disk,
+    disk::{Disk, Room},
     error::{CallError, CommitError, ReadError, Retry, StartError},
+    founding,
+    govern::{self, Governing},
     group::{Failure, Group, Leadership, Shared},
     heads::{self, Heads},
     housekeeping::{self, Reclaiming},
     link::{self, LinkError, Links},
+    members,
     observer::{CallHandler, Observer},
     proposer::Answer,
     publish, raft,
@@ -119,7 +123,10 @@ pub(crate) struct Inner {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) cluster: ClusterId,
-    pub(crate) members: Vec<MemberInfo>,
+    /// Its data directory.
+    pub(crate) instance: InstanceId,
+    pub(crate) catalog: CatalogWatch,
+    pub(crate) governing: Governing,
     pub(crate) store: Store,
     pub(crate) groups: Vec<Group>,
     pub(crate) links: Links,
@@ -163,12 +170,12 @@ impl Node {
         if !mistakes.is_empty() {
             return Err(StartError::Config(mistakes));
         }
-        let (members, cluster) = (config.members(), config.cluster());
-        let own = members.iter().find(|member| member.name == config.name).expect("checked above").clone();
         let listener = TcpListener::bind(config.listen_peer)
             .await
             .map_err(|source| StartError::Listen { address: config.listen_peer, source })?;
-        let identity = Identity { cluster, node: own.id, groups: config.groups };
+        let origin = founding::establish(&config).await?;
+        let identity = origin.identity;
+        let (own, cluster) = (identity.node, identity.cluster);
         let (dir, options) = (config.data_dir.clone(), config.store.clone());
         let loading = observer.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<Store, StartError> {
@@ -180,14 +187,16 @@ impl Node {
         });
         let store = opened.await.expect("opening a store does not panic")?;
 
-        let identity = link::Identity { cluster, node: own.id };
-        let peers = members.iter().filter(|member| member.id != own.id).map(|member| (member.id, member.peer.clone()));
-        let links = Links::dial(identity, peers);
+        let catalog = Catalog::load(store.state(), cluster)?;
+        founding::check(&config, &origin, catalog.as_ref())?;
+        let catalog = CatalogWatch::new(cluster, origin.members.clone(), catalog);
         let failure = Failure::new();
+        let links = links(&identity, origin.instance, &catalog, &failure);
+        links.set(founding::addresses(&catalog.members()));
         let stop = CancellationToken::new();
         let disk = Disk::watch(config.data_dir.clone(), config.disk_reserve_bytes, stop.clone());
         let shared = Shared {
-            own: &own,
+            own,
             store: &store,
             links: &links,
             clock: &clock,
@@ -197,15 +206,17 @@ impl Node {
             disk: &disk,
             stop: &stop,
         };
-        let mut groups = Vec::with_capacity(config.groups.into());
-        for group in 0..config.groups {
+        let mut groups = Vec::with_capacity(identity.groups.into());
+        for group in 0..identity.groups {
             groups.push(Group::start(GroupId::new(group), &shared).await?);
         }
         let inner = Arc::new(Inner {
-            id: own.id,
-            name: own.name,
+            id: own,
+            name: config.name.clone(),
             cluster,
-            members,
+            instance: origin.instance,
+            catalog,
+            governing: Governing::default(),
             store,
             groups,
             links,
@@ -218,11 +229,18 @@ impl Node {
             heads: Heads::default(),
             reclaim: Reclaiming::default(),
         });
-        tokio::spawn(link::Server::run(identity, inner.clone(), listener, inner.stop.clone()));
+        let node = Node(inner.clone());
+        tokio::spawn(link::Server::run(inner.links.clone(), inner.clone(), listener, inner.stop.clone()));
+        tokio::spawn(inner.catalog.clone().follow(inner.clone()));
+        tokio::spawn(members::follow(inner.clone()));
+        tokio::spawn(members::introduce(node.clone(), founding::candidate(&config, origin.instance)));
         tokio::spawn(heads::run(inner.clone()));
         tokio::spawn(housekeeping::run(inner.clone()));
-        tokio::spawn(found(inner.clone()));
-        Ok(Node(inner))
+        tokio::spawn(govern::run(node.clone()));
+        if origin.founder {
+            tokio::spawn(found(inner, origin.members));
+        }
+        Ok(node)
     }
 
     /// This node's id.
@@ -240,11 +258,6 @@ impl Node {
         self.0.cluster
     }
 
-    /// All nodes of the cluster, this one included, by id.
-    pub fn members(&self) -> &[MemberInfo] {
-        &self.0.members
-    }
-
     /// How many groups the cluster has.
     pub fn groups(&self) -> u16 {
         u16::try_from(self.0.groups.len()).expect("checked at start")
@@ -252,6 +265,9 @@ impl Node {
 
     /// The group that holds a keyspace.
     pub fn group_of(&self, keyspace: &Keyspace) -> GroupId {
+        if keyspace.as_str() == PLACEMENT {
+            return catalog::GROUP;
+        }
         keyspace.group(self.groups())
     }
 
@@ -535,7 +551,7 @@ impl Node {
 
     /// The other nodes, and whether the link to each is up.
     pub fn peers(&self) -> Vec<(NodeId, bool)> {
-        self.0.links.nodes().map(|node| (node, self.0.links.up(node))).collect()
+        self.0.links.nodes().into_iter().map(|node| (node, self.0.links.up(node))).collect()
     }
 
     /// Every group, as this node sees it.
@@ -561,6 +577,11 @@ impl Node {
     /// Bytes on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.0.store.disk_bytes()
+    }
+
+    /// Room on the disk.
+    pub fn disk_room(&self) -> Room {
+        self.0.disk.room()
     }
 
     /// Stops this node for a reason of the layer above (a record that makes no sense, say): [`failed`](Node::failed)
@@ -592,12 +613,21 @@ fn in_service(group: &Group) -> Result<&Group, ReadError> {
 }
 
 /// Founds every group that has not been founded.
-async fn found(inner: Arc<Inner>) {
+async fn found(inner: Arc<Inner>, founders: Vec<MemberInfo>) {
     let founding = inner.groups.iter().map(|group| {
-        let first = housekeeping::preferred(group.id, &inner.members) == inner.id;
-        group.found(&inner.members, first, FOUND_PATIENCE)
+        // So leaders are spread evenly from the start.
+        let first = founders[usize::from(group.id.get()) % founders.len()].id == inner.id;
+        group.found(&founders, first, FOUND_PATIENCE)
     });
     futures::future::join_all(founding).await;
+}
+
+/// Links that are made with members only.
+fn links(identity: &Identity, instance: InstanceId, catalog: &CatalogWatch, failure: &Failure) -> Links {
+    let own = link::Identity { cluster: identity.cluster, node: identity.node, instance: Some(instance) };
+    let (catalog, failure) = (catalog.clone(), failure.clone());
+    let admit = move |node, instance| catalog.get().map_or(Ok(()), |catalog| catalog.admits(node, instance));
+    Links::new(own, Arc::new(admit), Arc::new(move |reason| failure.report(reason)))
 }
 
 impl CommitError {

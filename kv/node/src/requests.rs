@@ -11,10 +11,12 @@ use serde::Serialize;
 
 use crate::{
     barrier,
+    catalog::{Candidate, MembershipError},
     error::CommitError,
     forward::Forwarded,
     leases::LeaseCall,
-    link::Handler,
+    link::{Handler, join::Joined},
+    members,
     node::Inner,
     proposer::Answer,
     raft::{Types, decode, encode},
@@ -34,6 +36,7 @@ impl Handler for Inner {
         Box::pin(async move {
             match kind {
                 Kind::Call => return self.calls.call(from, payload).await,
+                Kind::Survey => return Ok(encode(&self.survey())),
                 Kind::Heads => return self.heads.hear(&self, from, &payload).map(|()| Bytes::new()),
                 _ => {}
             }
@@ -75,9 +78,14 @@ impl Handler for Inner {
                     let asked: LeaseCall = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
                     Ok(encode(&group.lease_call(asked).await))
                 }
-                Kind::Unspecified | Kind::Call | Kind::Heads => Err("unknown kind of request".into()),
+                Kind::Step => self.take_step(group, &payload).await.map(|()| Bytes::new()),
+                Kind::Unspecified | Kind::Call | Kind::Heads | Kind::Survey => Err("unknown kind of request".into()),
             }
         })
+    }
+
+    fn join(self: Arc<Self>, candidate: Candidate) -> BoxFuture<'static, Result<Joined, MembershipError>> {
+        members::join(self, candidate)
     }
 }
 

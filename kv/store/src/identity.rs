@@ -99,24 +99,34 @@ impl Identity {
         Ok(files::write(&dir.join(FILE), self.render().as_bytes())?)
     }
 
-    /// Compares a directory's file with this. `false`: there is none.
-    pub(crate) fn check(&self, dir: &Path) -> Result<bool, OpenError> {
+    /// Whose data a directory holds. `None`: nobody's yet.
+    pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
         let file = dir.join(FILE);
         let content = match fs::read(&file) {
             Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(files::error(&file, "reading the file", error).into()),
         };
         let damaged = |why: &str| OpenError::Damaged { file: file.clone(), why: why.into() };
         let content = String::from_utf8(content).map_err(|_| damaged("it is not text"))?;
-        let mismatches = match parse(&content).map_err(damaged)? {
-            Parsed::Newer { found } => vec![Mismatch::Format { found, known: DIRECTORY_FORMAT }],
-            Parsed::Known(found) => self.mismatches(&found),
-        };
+        match parse(&content).map_err(damaged)? {
+            Parsed::Known(found) => Ok(Some(found)),
+            Parsed::Newer { found } => {
+                let mismatches = vec![Mismatch::Format { found, known: DIRECTORY_FORMAT }];
+                Err(OpenError::Identity { dir: dir.into(), mismatches })
+            }
+        }
+    }
+
+    /// Compares a directory's file with this. `false`: there is none.
+    pub(crate) fn check(&self, dir: &Path) -> Result<bool, OpenError> {
+        let Some(found) = Self::read(dir)? else { return Ok(false) };
+        let mismatches = self.mismatches(&found);
         if mismatches.is_empty() { Ok(true) } else { Err(OpenError::Identity { dir: dir.into(), mismatches }) }
     }
 
-    fn mismatches(&self, found: &Identity) -> Vec<Mismatch> {
+    /// What a directory's identity differs in from the wanted one.
+    pub fn mismatches(&self, found: &Identity) -> Vec<Mismatch> {
         let cluster = Mismatch::Cluster { found: found.cluster, expected: self.cluster };
         let node = Mismatch::Node { found: found.node, expected: self.node };
         let groups = Mismatch::Groups { found: found.groups, expected: self.groups };
@@ -152,15 +162,10 @@ fn parse(content: &str) -> Result<Parsed, &'static str> {
     if format > DIRECTORY_FORMAT {
         return Ok(Parsed::Newer { found: format });
     }
-    let cluster = field("cluster").and_then(parse_cluster).ok_or("it has no cluster")?;
+    let cluster = field("cluster").and_then(|cluster| cluster.parse().ok()).ok_or("it has no cluster")?;
     let node = field("node").and_then(|node| node.parse().ok()).map(NodeId::new).ok_or("it has no node")?;
     let groups = field("groups").and_then(|groups| groups.parse().ok()).ok_or("it has no number of groups")?;
     Ok(Parsed::Known(Identity { cluster, node, groups }))
-}
-
-fn parse_cluster(text: &str) -> Option<ClusterId> {
-    let number = u128::from_str_radix(text, 16).ok()?;
-    (text.len() == 32).then(|| ClusterId::new(number.to_be_bytes()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data dir>/IDENTITY    whose data this is, and in which format
+//!            MEMBERSHIP  which of its node's directories this is, and where it found its peers
 //!            LOCK        held while a process has the directory open
 //!            raft-log/   segments: entries, votes and positions of all groups
 //!            state/      RocksDB with its write-ahead log off: what the applied entries came to, by group
@@ -20,6 +21,7 @@ mod error;
 mod files;
 mod identity;
 mod log;
+mod membership;
 mod options;
 mod state;
 mod store;
@@ -31,6 +33,7 @@ mod tests;
 pub use error::{OpenError, ReadError, StoreError, VerifyError};
 pub use identity::{Identity, Mismatch};
 pub use log::{Done, LogBounds, RaftLog};
+pub use membership::Membership;
 pub use options::Options;
 pub use state::{
     Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ReceivedSnapshot,

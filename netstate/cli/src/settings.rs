@@ -22,6 +22,9 @@ pub(crate) const LISTEN_CLIENT: &str = "listen-client";
 pub(crate) const LISTEN_PEER: &str = "listen-peer";
 pub(crate) const LISTEN_HTTP: &str = "listen-http";
 pub(crate) const INITIAL_CLUSTER: &str = "initial-cluster";
+pub(crate) const JOIN: &str = "join";
+pub(crate) const ADVERTISE_PEER: &str = "advertise-peer";
+pub(crate) const ZONE: &str = "zone";
 pub(crate) const GROUPS: &str = "groups";
 pub(crate) const DISK_RESERVE: &str = "disk-reserve";
 pub(crate) const ETCD_LISTEN: &str = "etcd-listen";
@@ -30,13 +33,16 @@ pub(crate) const ETCD_AUTO_COMPACTION: &str = "etcd-auto-compaction";
 pub(crate) const ETCD_AUTH_TOKEN: &str = "etcd-auth-token";
 
 /// Every setting with what it is unless it is given. None: derived from the others.
-const SETTINGS: [(&str, Option<&str>); 12] = [
+const SETTINGS: [(&str, Option<&str>); 15] = [
     (NAME, Some("n1")),
     (DATA_DIR, Some("./netstate-data")),
     (LISTEN_CLIENT, Some("127.0.0.1:2379")),
     (LISTEN_PEER, Some("127.0.0.1:2380")),
     (LISTEN_HTTP, Some("127.0.0.1:2381")),
     (INITIAL_CLUSTER, None),
+    (JOIN, None),
+    (ADVERTISE_PEER, None),
+    (ZONE, Some("")),
     (GROUPS, None),
     (DISK_RESERVE, None),
     (ETCD_LISTEN, None),
@@ -102,12 +108,33 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
         mistakes.push(format!("{}: no folder; give a path", settings.source(DATA_DIR)));
     }
     let (etcd, listen_etcd) = etcd::read(settings, mistakes);
-    let initial_cluster = members(settings, &name, mistakes)?;
+    let join = settings.value(JOIN).into_iter().flat_map(|text| text.split(',')).map(|peer| peer.trim().to_owned());
+    let join: Vec<_> = join.filter(|peer| !peer.is_empty()).collect();
+    if !join.is_empty() && settings.value(INITIAL_CLUSTER).is_some() {
+        mistakes.push(format!(
+            "{}: a node joins a cluster or founds one; leave out {INITIAL_CLUSTER}",
+            settings.source(JOIN)
+        ));
+    }
+    let advertise_peer = settings.value(ADVERTISE_PEER).map(str::to_owned);
+    if !join.is_empty()
+        && advertise_peer.is_none()
+        && listen_peer.is_some_and(|address| address.ip().is_unspecified() || address.port() == 0)
+    {
+        mistakes.push(format!(
+            "{}: others can't reach a node at every address; say with --{ADVERTISE_PEER} where they do",
+            settings.source(LISTEN_PEER)
+        ));
+    }
+    let initial_cluster = if join.is_empty() { members(settings, &name, mistakes)? } else { Vec::new() };
     let node = Config {
         name,
         data_dir: data_dir.into(),
         listen_peer: listen_peer.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
         initial_cluster,
+        join,
+        advertise_peer,
+        zone: settings.value(ZONE).unwrap_or_default().to_owned(),
         groups: groups.unwrap_or(GROUPS_DEFAULT),
         timing: Timing::default(),
         disk_reserve_bytes: reserve.unwrap_or_default().saturating_mul(1 << 20),
@@ -117,6 +144,7 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
         let key = match mistake {
             ConfigError::Groups { .. } => GROUPS,
             ConfigError::UnknownName { .. } => NAME,
+            ConfigError::Address { .. } if !node.join.is_empty() => JOIN,
             ConfigError::Twice { .. } | ConfigError::Address { .. } | ConfigError::Founders { .. } => INITIAL_CLUSTER,
         };
         mistakes.push(format!("{}: {mistake}", settings.source(key)));
@@ -241,7 +269,7 @@ mod tests {
             file,
         );
         let expected = "the configuration has 8 mistakes:
-  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token
+  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, join, advertise-peer, zone, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token
   s.toml, listen-http: has to be a text in quotes
   s.toml, listen-client: \"nowhere\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
   variable NETSTATE_LISTEN_PEER: \"127.0.0.1\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379

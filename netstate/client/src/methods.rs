@@ -1,8 +1,9 @@
 //! One method for each operation of `netstate.v1`, except the host watch.
 
 use netstate_proto::v1::{
-    self as pb, connections_client::ConnectionsClient, endpoints_client::EndpointsClient, hosts_client::HostsClient,
-    networks_client::NetworksClient, queries_client::QueriesClient,
+    self as pb, cluster_client::ClusterClient, connections_client::ConnectionsClient,
+    endpoints_client::EndpointsClient, hosts_client::HostsClient, networks_client::NetworksClient,
+    queries_client::QueriesClient,
 };
 
 use crate::{Answers, Client, ClientError, connect::MESSAGE_BYTES_MAX};
@@ -118,7 +119,11 @@ questions! {
     /// Which hosts have programmed a change, which not yet?
     QueriesClient::convergence(ConvergenceRequest) -> ConvergenceResponse as convergence;
     /// Nodes and groups.
-    QueriesClient::cluster_status(ClusterStatusRequest) -> ClusterStatusResponse as cluster_status;
+    ClusterClient::cluster_status(ClusterStatusRequest) -> ClusterStatusResponse as cluster_status;
+    /// Has a node leave, be replaced, or be drained. Asking twice does no harm.
+    ClusterClient::change_node(ChangeNodeRequest) -> ChangeNodeResponse as change_node;
+    /// Sets how many voters each group should have.
+    ClusterClient::set_replicas(SetReplicasRequest) -> SetReplicasResponse as set_replicas;
 }
 
 streams! {

@@ -139,7 +139,7 @@ impl CallHandler for Answers {
                 Call::Execute(asked) => Ok(encode_done(parts.executor.execute_here(asked).await)),
                 Call::Convergence(question) => Ok(encode(&parts.progress(question))),
                 Call::Connected => Ok(encode(&parts.hub.connected())),
-                Call::Status => Ok(encode(&parts.status.report())),
+                Call::Status => parts.status.encoded(),
                 Call::Verify(group) => {
                     let node = parts.node.clone();
                     let walking = tokio::task::spawn_blocking(move || verify(&node, group));

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use kv_core::Keyspace;
 use kv_node::{Clock, Node, SystemClock};
 use netstate_proto::v1::{
-    self as pb, connections_server::ConnectionsServer, endpoints_server::EndpointsServer, hosts_server::HostsServer,
-    networks_server::NetworksServer, queries_server::QueriesServer,
+    self as pb, cluster_server::ClusterServer, connections_server::ConnectionsServer,
+    endpoints_server::EndpointsServer, hosts_server::HostsServer, networks_server::NetworksServer,
+    queries_server::QueriesServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -183,4 +184,5 @@ fn own_api(routes: Routes, services: &Services) -> Routes {
         .add_service(ConnectionsServer::new(services()))
         .add_service(HostsServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
         .add_service(QueriesServer::new(services()))
+        .add_service(ClusterServer::new(services()))
 }

@@ -8,9 +8,15 @@ use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint},
+};
 
-use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Identity, LinkError, Outgoing, STREAM_WINDOW_BYTES, frame};
+use super::{
+    Admit, CONNECTION_WINDOW_BYTES, Expelled, FRAME_BYTES_MAX, Identity, LinkError, Outgoing, STREAM_WINDOW_BYTES,
+    frame,
+};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
@@ -26,43 +32,107 @@ const FORGET_EVERY_FRAMES: u32 = 1024;
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<bytes::Bytes, LinkError>>>>>;
 
-/// Keeps a link up until nobody can ask any more.
-pub(super) async fn keep(
+/// Keeps one link.
+pub(super) struct Keeper {
     own: Identity,
     peer: NodeId,
     address: String,
-    mut queue: mpsc::Receiver<Outgoing>,
-    up: watch::Sender<bool>,
-) {
-    let mut backoff = BACKOFF_MIN;
-    let mut told = String::new();
-    while !queue.is_closed() {
-        match open(own, peer, &address).await {
-            Ok((frames, answers)) => {
-                tracing::info!(%peer, address, "link up");
-                backoff = BACKOFF_MIN;
-                told.clear();
-                up.send_replace(true);
-                let waiting = Waiting::default();
-                tokio::select! {
-                    () = write(&mut queue, &frames, &waiting) => {}
-                    () = read(answers, &waiting) => {}
-                }
-                up.send_replace(false);
-                tracing::warn!(%peer, address, "link down");
-                fail(&mut queue, &waiting);
-            }
-            Err(reason) if reason != told => {
-                tracing::warn!(%peer, address, reason, "no link yet");
-                told = reason;
-            }
-            Err(_) => {}
-        }
-        fail(&mut queue, &Waiting::default());
-        let jitter = rand::rng().random_range(0.5..1.0);
-        tokio::time::sleep(backoff.mul_f64(jitter)).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+    admit: Admit,
+    expelled: Expelled,
+}
+
+/// Why a link was not opened.
+enum Closed {
+    /// It may be later.
+    Failed(String),
+    /// This node does not belong to the cluster any more.
+    Expelled(String),
+}
+
+impl From<String> for Closed {
+    fn from(reason: String) -> Self {
+        Closed::Failed(reason)
     }
+}
+
+impl Keeper {
+    pub(super) fn new(own: Identity, peer: NodeId, address: String, (admit, expelled): (Admit, Expelled)) -> Self {
+        Keeper { own, peer, address, admit, expelled }
+    }
+
+    /// Keeps the link up until nobody can ask any more.
+    pub(super) async fn keep(self, mut queue: mpsc::Receiver<Outgoing>, up: watch::Sender<bool>) {
+        let (peer, address) = (self.peer, &self.address);
+        let mut backoff = BACKOFF_MIN;
+        let mut told = String::new();
+        while !queue.is_closed() {
+            match self.open().await {
+                Ok((frames, answers)) => {
+                    tracing::info!(%peer, address, "link up");
+                    backoff = BACKOFF_MIN;
+                    told.clear();
+                    up.send_replace(true);
+                    let waiting = Waiting::default();
+                    tokio::select! {
+                        () = write(&mut queue, &frames, &waiting) => {}
+                        () = read(answers, &waiting) => {}
+                    }
+                    up.send_replace(false);
+                    tracing::warn!(%peer, address, "link down");
+                    fail(&mut queue, &waiting);
+                }
+                Err(Closed::Expelled(reason)) => (self.expelled)(&reason),
+                Err(Closed::Failed(reason)) if reason != told => {
+                    tracing::warn!(%peer, address, reason, "no link yet");
+                    told = reason;
+                }
+                Err(Closed::Failed(_)) => {}
+            }
+            fail(&mut queue, &Waiting::default());
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tokio::time::sleep(backoff.mul_f64(jitter)).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn open(&self) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), Closed> {
+        let channel = connect(&self.address).await?;
+        let mut client = PeerClient::new(channel)
+            .max_decoding_message_size(FRAME_BYTES_MAX)
+            .max_encoding_message_size(FRAME_BYTES_MAX);
+        let (frames, outgoing) = mpsc::channel(FRAMES);
+        frames.send(frame::hello(self.own, self.peer)).await.map_err(|_| "closed at once".to_string())?;
+        let opening = async {
+            let opened = client.link(ReceiverStream::new(outgoing)).await;
+            let mut answers = opened.map_err(|status| refused(&status))?.into_inner();
+            let first = answers.message().await.map_err(|status| refused(&status))?;
+            let first = first.ok_or_else(|| "closed at once".to_owned())?;
+            let (node, instance) = frame::check(self.own, Some(self.peer), &first)?;
+            (self.admit)(node, instance)?;
+            Ok::<_, Closed>(answers)
+        };
+        let answers = tokio::time::timeout(HELLO_PATIENCE, opening).await;
+        Ok((frames, answers.map_err(|_| "no hello in time".to_string())??))
+    }
+}
+
+fn refused(status: &tonic::Status) -> Closed {
+    let reason = status.message().to_string();
+    if status.code() == tonic::Code::PermissionDenied { Closed::Expelled(reason) } else { Closed::Failed(reason) }
+}
+
+/// A connection to a peer port.
+pub(super) async fn connect(address: &str) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| format!("{address} is no address: {error}"))?
+        .connect_timeout(CONNECT_PATIENCE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    endpoint.connect().await.map_err(|error| format!("not reachable: {error}"))
 }
 
 /// Tells everybody who waits that the link is down.
@@ -74,32 +144,6 @@ fn fail(queue: &mut mpsc::Receiver<Outgoing>, waiting: &Waiting) {
     while let Ok(outgoing) = queue.try_recv() {
         let _ = outgoing.answer.send(Err(LinkError::Unsent));
     }
-}
-
-async fn open(own: Identity, peer: NodeId, address: &str) -> Result<(mpsc::Sender<Frame>, Streaming<Frame>), String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| format!("{address} is no address: {error}"))?
-        .connect_timeout(CONNECT_PATIENCE)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    let channel = endpoint.connect().await.map_err(|error| format!("not reachable: {error}"))?;
-    let mut client =
-        PeerClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX).max_encoding_message_size(FRAME_BYTES_MAX);
-    let (frames, outgoing) = mpsc::channel(FRAMES);
-    frames.send(frame::hello(own, peer)).await.map_err(|_| "closed at once".to_string())?;
-    let opening = async {
-        let opened = client.link(ReceiverStream::new(outgoing)).await;
-        let mut answers = opened.map_err(|status| status.message().to_string())?.into_inner();
-        let first = answers.message().await.map_err(|status| status.message().to_string())?;
-        frame::check(own, Some(peer), &first.ok_or("closed at once")?)?;
-        Ok::<_, String>(answers)
-    };
-    let answers = tokio::time::timeout(HELLO_PATIENCE, opening).await.map_err(|_| "no hello in time".to_string())??;
-    Ok((frames, answers))
 }
 
 async fn write(queue: &mut mpsc::Receiver<Outgoing>, frames: &mpsc::Sender<Frame>, waiting: &Waiting) {

@@ -8,20 +8,27 @@
 
 mod dial;
 mod frame;
+pub(crate) mod join;
 mod serve;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kv_core::{ClusterId, GroupId, NodeId};
+use kv_core::{ClusterId, GroupId, InstanceId, NodeId};
 use kv_proto::peer::v1::Kind;
+use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use serve::Server;
 
-/// The version of the protocol between nodes.
-const PROTOCOL: u32 = 1;
+use crate::catalog::{Candidate, MembershipError};
+
+/// The version of the protocol between nodes, and the oldest that is still spoken. A node speaks those of the release
+/// before it, so that a cluster can be upgraded node by node.
+pub(crate) const PROTOCOL: u32 = 1;
+const PROTOCOL_OLDEST: u32 = 1;
 
 /// Requests that wait to be written to one link. Askers wait beyond that.
 const OUTBOX_MESSAGES: usize = 1024;
@@ -50,7 +57,15 @@ const _: () = assert!(FRAME_BYTES_MAX > kv_core::limits::COMMIT_BYTES + kv_core:
 pub(crate) struct Identity {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
+    /// Its data directory; `None`: one of a version that has none.
+    pub(crate) instance: Option<InstanceId>,
 }
+
+/// Decides whether a node with this data may be linked to. Asked whenever a link is made.
+pub(crate) type Admit = Arc<dyn Fn(NodeId, Option<InstanceId>) -> Result<(), String> + Send + Sync>;
+
+/// Called with the reason when another node says that this one does not belong to the cluster.
+pub(crate) type Expelled = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +91,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         group: GroupId,
         payload: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>>;
+
+    /// Takes a node into the cluster.
+    fn join(self: Arc<Self>, candidate: Candidate) -> BoxFuture<'static, Result<join::Joined, MembershipError>>;
 }
 
 struct Outgoing {
@@ -86,24 +104,46 @@ struct Outgoing {
 }
 
 struct Link {
+    address: String,
     outbox: mpsc::Sender<Outgoing>,
     up: watch::Receiver<bool>,
+    /// Ends the task that keeps it.
+    _kept: DropGuard,
 }
 
 /// The links to all other nodes. Cheap to clone; they close when the last clone has gone.
 #[derive(Clone)]
-pub(crate) struct Links(Arc<BTreeMap<NodeId, Link>>);
+pub(crate) struct Links(Arc<Inner>);
+
+struct Inner {
+    own: Identity,
+    admit: Admit,
+    expelled: Expelled,
+    links: RwLock<BTreeMap<NodeId, Link>>,
+}
 
 impl Links {
-    /// Starts to keep a link to each of these nodes (id and address).
-    pub(crate) fn dial(identity: Identity, peers: impl IntoIterator<Item = (NodeId, String)>) -> Self {
-        let links = peers.into_iter().map(|(node, address)| {
-            let (outbox, queue) = mpsc::channel(OUTBOX_MESSAGES);
-            let (tell_up, up) = watch::channel(false);
-            tokio::spawn(dial::keep(identity, node, address, queue, tell_up));
-            (node, Link { outbox, up })
-        });
-        Links(Arc::new(links.collect()))
+    /// Links to nobody yet.
+    pub(crate) fn new(own: Identity, admit: Admit, expelled: Expelled) -> Self {
+        Links(Arc::new(Inner { own, admit, expelled, links: RwLock::default() }))
+    }
+
+    /// Keeps links to these nodes (id and address) and to no others.
+    pub(crate) fn set(&self, peers: impl IntoIterator<Item = (NodeId, String)>) {
+        let wanted: BTreeMap<_, _> = peers.into_iter().filter(|(node, _)| *node != self.0.own.node).collect();
+        let mut links = self.0.links.write();
+        links.retain(|node, link| wanted.get(node) == Some(&link.address));
+        for (node, address) in wanted {
+            links.entry(node).or_insert_with(|| {
+                let (outbox, queue) = mpsc::channel(OUTBOX_MESSAGES);
+                let (tell_up, up) = watch::channel(false);
+                let ended = CancellationToken::new();
+                let ends = (self.0.admit.clone(), self.0.expelled.clone());
+                let keeping = dial::Keeper::new(self.0.own, node, address.clone(), ends).keep(queue, tell_up);
+                tokio::spawn(ended.clone().run_until_cancelled_owned(keeping));
+                Link { address, outbox, up, _kept: ended.drop_guard() }
+            });
+        }
     }
 
     /// Asks another node and waits for its answer.
@@ -115,10 +155,14 @@ impl Links {
         payload: Bytes,
         patience: Duration,
     ) -> Result<Bytes, LinkError> {
-        let link = self.0.get(&to).filter(|link| *link.up.borrow()).ok_or(LinkError::Unsent)?;
+        let outbox = {
+            let links = self.0.links.read();
+            let link = links.get(&to).filter(|link| *link.up.borrow()).ok_or(LinkError::Unsent)?;
+            link.outbox.clone()
+        };
         let asking = async {
             let (answer, answered) = oneshot::channel();
-            let sent = link.outbox.send(Outgoing { kind, group, payload, answer }).await;
+            let sent = outbox.send(Outgoing { kind, group, payload, answer }).await;
             sent.map_err(|_| LinkError::Unsent)?;
             answered.await.unwrap_or(Err(LinkError::Lost))
         };
@@ -127,11 +171,11 @@ impl Links {
 
     /// Whether the link to a node is up.
     pub(crate) fn up(&self, node: NodeId) -> bool {
-        self.0.get(&node).is_some_and(|link| *link.up.borrow())
+        self.0.links.read().get(&node).is_some_and(|link| *link.up.borrow())
     }
 
     /// The nodes that links are kept to.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.0.keys().copied()
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.0.links.read().keys().copied().collect()
     }
 }

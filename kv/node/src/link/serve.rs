@@ -1,12 +1,12 @@
 //! The other nodes' end of their links: their requests come in, our answers go out.
 
-use std::{pin::Pin, sync::Arc, task::Poll};
+use std::{pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
-use kv_core::{GroupId, NodeId};
+use kv_core::{GroupId, InstanceId, NodeId};
 use kv_proto::peer::v1::{
-    Frame, Kind, Message,
+    Frame, JoinRequest, JoinResponse, Kind, Message,
     peer_server::{Peer, PeerServer},
 };
 use tokio::{
@@ -18,21 +18,27 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server as Transport};
 
 use super::{
-    ANSWERS_MESSAGES, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Handler, Identity, SERVED_AT_ONCE, STREAM_WINDOW_BYTES,
-    frame,
+    ANSWERS_MESSAGES, Admit, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Handler, Identity, Links, SERVED_AT_ONCE,
+    STREAM_WINDOW_BYTES, frame, join,
 };
+
+/// Between two looks at whether the other end still belongs here.
+const ADMITTED_FOR: Duration = Duration::from_secs(1);
 
 /// Accepts links.
 pub(crate) struct Server<H> {
     own: Identity,
+    admit: Admit,
     handler: Arc<H>,
     stop: CancellationToken,
 }
 
 impl<H: Handler> Server<H> {
     /// Serves until `stop`.
-    pub(crate) async fn run(own: Identity, handler: Arc<H>, listener: TcpListener, stop: CancellationToken) {
-        let server = Server { own, handler, stop: stop.clone() };
+    pub(crate) async fn run(links: Links, handler: Arc<H>, listener: TcpListener, stop: CancellationToken) {
+        let (own, admit) = (links.0.own, links.0.admit.clone());
+        drop(links);
+        let server = Server { own, admit, handler, stop: stop.clone() };
         let service = PeerServer::new(server)
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -56,7 +62,8 @@ impl<H: Handler> Peer for Server<H> {
     async fn link(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::LinkStream>, Status> {
         let mut requests = request.into_inner();
         let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("no hello"))?;
-        let from = frame::check(self.own, None, &first).map_err(Status::failed_precondition)?;
+        let (from, instance) = frame::check(self.own, None, &first).map_err(Status::failed_precondition)?;
+        (self.admit)(from, instance).map_err(Status::permission_denied)?;
         let (frames, outgoing) = mpsc::channel(1);
         let hello = frame::hello(self.own, from);
         frames.send(Ok(hello)).await.map_err(|_| Status::cancelled("closed at once"))?;
@@ -69,8 +76,35 @@ impl<H: Handler> Peer for Server<H> {
                 }
             }
         });
-        tokio::spawn(serve(from, requests, answers, self.handler.clone(), self.stop.clone()));
+        let serving = serve(from, requests, answers, self.handler.clone());
+        let (admit, stop) = (self.admit.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = expelled(from, instance, admit) => tracing::info!(%from, "the link of a node that is none any more ends"),
+                () = stop.cancelled() => {}
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let asked = join::parse(self.own, request.into_inner())?;
+        let joining = match asked {
+            Some(candidate) => self.handler.clone().join(candidate).await,
+            None => return Ok(Response::new(JoinResponse::default())),
+        };
+        match joining {
+            Ok(joined) => Ok(Response::new(join::answer(self.own, joined))),
+            Err(error) => Err(join::refusal(&error)),
+        }
+    }
+}
+
+/// Returns when a node is not to be linked to any more.
+async fn expelled(node: NodeId, instance: Option<InstanceId>, admit: Admit) {
+    while admit(node, instance).is_ok() {
+        tokio::time::sleep(ADMITTED_FOR).await;
     }
 }
 
@@ -79,33 +113,26 @@ async fn serve<H: Handler>(
     mut requests: Streaming<Frame>,
     answers: mpsc::Sender<Message>,
     handler: Arc<H>,
-    stop: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(SERVED_AT_ONCE));
-    let reading = async {
-        while let Ok(Some(frame)) = requests.message().await {
-            for request in frame.messages {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
-                let (answers, ordered) = (answers.clone(), request.kind() == Kind::Append);
-                let mut answering = Box::pin(answer(from, request, handler.clone()));
-                // Log entries have to reach their group in the order in which they were sent: the first poll hands them
-                // over, the rest only waits.
-                let ready = if ordered { futures::poll!(&mut answering) } else { Poll::Pending };
-                tokio::spawn(async move {
-                    let answer = match ready {
-                        Poll::Ready(answer) => answer,
-                        Poll::Pending => answering.await,
-                    };
-                    drop(place);
-                    // The link has gone: the asker learns it from there.
-                    let _ = answers.send(answer).await;
-                });
-            }
+    while let Ok(Some(frame)) = requests.message().await {
+        for request in frame.messages {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let (answers, ordered) = (answers.clone(), request.kind() == Kind::Append);
+            let mut answering = Box::pin(answer(from, request, handler.clone()));
+            // Log entries have to reach their group in the order in which they were sent: the first poll hands them
+            // over, the rest only waits.
+            let ready = if ordered { futures::poll!(&mut answering) } else { Poll::Pending };
+            tokio::spawn(async move {
+                let answer = match ready {
+                    Poll::Ready(answer) => answer,
+                    Poll::Pending => answering.await,
+                };
+                drop(place);
+                // The link has gone: the asker learns it from there.
+                let _ = answers.send(answer).await;
+            });
         }
-    };
-    tokio::select! {
-        () = reading => {}
-        () = stop.cancelled() => {}
     }
 }
 

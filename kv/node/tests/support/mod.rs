@@ -28,9 +28,11 @@ pub(crate) struct Cluster {
     dir: tempfile::TempDir,
     members: Vec<Member>,
     timing: Timing,
+    /// Nodes from here on join the cluster; those before found it.
+    founders: usize,
 }
 
-struct Deaf;
+pub(crate) struct Deaf;
 
 impl Observer for Deaf {
     fn load(&self, _: &Keyspace, _: Head, _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_))) {}
@@ -39,7 +41,7 @@ impl Observer for Deaf {
     fn leadership(&self, _: GroupId, _: Option<NodeId>) {}
 }
 
-struct Echo;
+pub(crate) struct Echo;
 
 impl CallHandler for Echo {
     fn call(&self, from: NodeId, request: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
@@ -70,7 +72,7 @@ impl Cluster {
         let member = |at| Member { name: format!("n{at}"), peer: format!("{address}:{}", 23800 + at) };
         let members = (1..=size).map(member).collect();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { nodes: vec![None; size], dir, members, timing };
+        let mut cluster = Cluster { nodes: vec![None; size], dir, members, timing, founders: size };
         for at in 0..size {
             cluster.restart(at).await;
         }
@@ -90,7 +92,10 @@ impl Cluster {
             name: self.members[at].name.clone(),
             data_dir: self.dir(at),
             listen_peer: self.peer(at),
-            initial_cluster: self.members.clone(),
+            initial_cluster: self.members[..self.founders].to_vec(),
+            join: Vec::new(),
+            advertise_peer: None,
+            zone: String::new(),
             groups: GROUPS,
             timing: self.timing,
             disk_reserve_bytes: 0,
@@ -99,9 +104,25 @@ impl Cluster {
     }
 
     pub(crate) async fn restart(&mut self, at: usize) {
+        self.start_as(at, self.config(at)).await;
+    }
+
+    /// Adds a node that joins the cluster of the first.
+    pub(crate) async fn join(&mut self, at: usize) {
+        if at == self.members.len() {
+            let peer = SocketAddr::new(self.peer(0).ip(), 23801 + at as u16);
+            self.members.push(Member { name: format!("n{}", at + 1), peer: peer.to_string() });
+            self.nodes.push(None);
+        }
+        let others = self.nodes.iter().enumerate().filter(|(other, node)| *other != at && node.is_some());
+        let join = others.map(|(other, _)| self.members[other].peer.clone()).collect();
+        self.start_as(at, Config { join, initial_cluster: Vec::new(), ..self.config(at) }).await;
+    }
+
+    async fn start_as(&mut self, at: usize, config: Config) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         self.nodes[at] = Some(loop {
-            match Node::start(self.config(at), Arc::new(SystemClock), Arc::new(Deaf), Arc::new(Echo)).await {
+            match Node::start(config.clone(), Arc::new(SystemClock), Arc::new(Deaf), Arc::new(Echo)).await {
                 Ok(node) => break node,
                 Err(error) => assert!(tokio::time::Instant::now() < deadline, "does not start: {error:?}"),
             }

@@ -17,7 +17,9 @@ use crate::{console::talk, failure::Failure, settings};
   netstate server                      a one-node cluster in ./netstate-data
   netstate server --config /etc/netstate/server.toml
   netstate server --name n1 --data-dir /var/lib/netstate --listen-client 10.0.0.1:2379 --listen-peer 10.0.0.1:2380 \\
-      --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380")]
+      --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
+  netstate server --name n4 --data-dir /var/lib/netstate --listen-client 10.0.0.4:2379 --listen-peer 10.0.0.4:2380 \\
+      --join 10.0.0.1:2380")]
 pub(crate) struct Args {
     /// This node's name, one of those in --initial-cluster [default: n1]
     #[arg(long)]
@@ -37,6 +39,15 @@ pub(crate) struct Args {
     /// All nodes that the cluster is founded with, as name=host:port of their peer ports [default: this node alone]
     #[arg(long, value_name = "NAME=HOST:PORT,…")]
     initial_cluster: Option<String>,
+    /// Join the cluster of the node with this peer port, in place of founding one; several, and the first that answers is asked
+    #[arg(long, value_name = "HOST:PORT,…")]
+    join: Option<String>,
+    /// Where other nodes reach this one [default: as in --initial-cluster, or --listen-peer]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+    /// Where this node stands; copies are spread over zones, so that one may fail as a whole
+    #[arg(long)]
+    zone: Option<String>,
     /// Raft groups that keyspaces are spread over; fixed when the cluster is founded [default: 16]
     #[arg(long)]
     groups: Option<String>,
@@ -69,6 +80,9 @@ impl Args {
             (settings::LISTEN_PEER, self.listen_peer),
             (settings::LISTEN_HTTP, self.listen_http),
             (settings::INITIAL_CLUSTER, self.initial_cluster),
+            (settings::JOIN, self.join),
+            (settings::ADVERTISE_PEER, self.advertise_peer),
+            (settings::ZONE, self.zone),
             (settings::GROUPS, self.groups),
             (settings::DISK_RESERVE, self.disk_reserve),
             (settings::ETCD_LISTEN, self.etcd_listen),

@@ -1,6 +1,8 @@
 //! The services of `netstate.v1`: parse, ask, answer.
 
+mod alarms;
 mod audit;
+mod cluster;
 mod connections;
 mod endpoints;
 mod hosts;
@@ -121,12 +123,22 @@ impl Services {
         call: &Call,
         patience: std::time::Duration,
     ) -> Vec<(NodeId, Result<A, String>)> {
+        let answers = self.ask_all_for_bytes(call, patience).await.into_iter();
+        answers.map(|(node, answer)| (node, answer.and_then(|bytes| forward::decode(&bytes)))).collect()
+    }
+
+    async fn ask_all_for_bytes(
+        &self,
+        call: &Call,
+        patience: std::time::Duration,
+    ) -> Vec<(NodeId, Result<bytes::Bytes, String>)> {
         let call = forward::encode(call);
-        let asking = self.node.members().iter().map(|member| {
+        let members = self.node.members();
+        let asking = members.iter().map(|member| {
             let call = call.clone();
             async move {
                 let answer = self.node.call(member.id, call, patience).await;
-                (member.id, answer.map_err(|error| error.to_string()).and_then(|bytes| forward::decode(&bytes)))
+                (member.id, answer.map_err(|error| error.to_string()))
             }
         });
         futures::future::join_all(asking).await
@@ -139,8 +151,7 @@ impl Services {
     }
 
     fn node_name(&self, id: NodeId) -> String {
-        let member = self.node.members().iter().find(|member| member.id == id);
-        member.map_or_else(|| id.to_string(), |member| member.name.clone())
+        self.node.name_of(id)
     }
 
     fn now(&self) -> netstate_model::Timestamp {

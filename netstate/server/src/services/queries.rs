@@ -1,4 +1,4 @@
-//! Questions: reach, exposure, convergence, audit, status.
+//! Questions: reach, exposure, convergence, audit.
 
 use std::{collections::BTreeMap, pin::Pin};
 
@@ -14,7 +14,6 @@ use super::{Services, network_id, resolved};
 use crate::{
     forward::{Call, HostProgress, Question},
     keyspaces::Home,
-    services::status::Report,
     view::{DirectoryAt, directory_changes},
     wire,
 };
@@ -217,53 +216,5 @@ impl Queries for Services {
         _request: Request<pb::AuditVerifyRequest>,
     ) -> Result<Response<Self::AuditVerifyStream>, Status> {
         Ok(self.audit_verify_stream())
-    }
-
-    async fn cluster_status(
-        &self,
-        _request: Request<pb::ClusterStatusRequest>,
-    ) -> Result<Response<pb::ClusterStatusResponse>, Status> {
-        let own = self.own.report();
-        let reports: BTreeMap<_, Result<Report, String>> = self.ask_all(&Call::Status).await.into_iter().collect();
-        let node = |member: &kv_node::MemberInfo| {
-            let report = reports.get(&member.id).and_then(|report| report.as_ref().ok());
-            let mut status = pb::NodeStatus {
-                name: member.name.clone(),
-                id: member.id.get(),
-                peer_address: member.peer.clone(),
-                reachable: report.is_some(),
-                ..pb::NodeStatus::default()
-            };
-            if let Some(report) = report {
-                status.resident_bytes = report.resident_bytes;
-                status.disk_bytes = report.disk_bytes;
-                status.networks = report.networks;
-                status.endpoints = report.endpoints;
-                status.watching_hosts = report.watching_hosts;
-                status.version.clone_from(&report.version);
-            }
-            status
-        };
-        let group = |group: &super::status::GroupReport| {
-            let elsewhere = reports.iter().filter_map(|(node, report)| {
-                let found = report.as_ref().ok()?.groups.iter().find(|other| other.group == group.group)?;
-                Some(format!("{}: {}", self.node_name(*node), found.problem.as_ref()?))
-            });
-            pb::GroupStatus {
-                group: group.group.into(),
-                leader: group.leader.map(|leader| self.node_name(leader)).unwrap_or_default(),
-                term: group.term,
-                committed: group.committed,
-                applied: group.applied,
-                keyspaces: group.keyspaces,
-                problem: elsewhere.collect::<Vec<_>>().join("; "),
-            }
-        };
-        Ok(Response::new(pb::ClusterStatusResponse {
-            cluster_id: self.node.cluster().to_string(),
-            answered_by: self.node.name().into(),
-            nodes: self.node.members().iter().map(node).collect(),
-            groups: own.groups.iter().map(group).collect(),
-        }))
     }
 }

@@ -2,26 +2,34 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use kv_core::NodeId;
-use kv_node::Node;
+use kv_node::{Node, Replicas, Step};
 use serde::{Deserialize, Serialize};
 
 use crate::{view::View, watch::Hub};
 
-/// What a node reports of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What a node reports of itself. In JSON between nodes, whose versions may differ: fields are added, never changed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Report {
     pub(crate) resident_bytes: u64,
     pub(crate) disk_bytes: u64,
+    pub(crate) disk_free_bytes: u64,
+    pub(crate) disk_full: bool,
+    pub(crate) disk_nearly_full: bool,
     pub(crate) networks: u64,
     pub(crate) endpoints: u64,
     pub(crate) watching_hosts: u64,
     pub(crate) version: String,
     pub(crate) groups: Vec<GroupReport>,
+    /// From the node that governs placement only.
+    pub(crate) placement: Option<PlacementReport>,
 }
 
 /// What a node reports of one group.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct GroupReport {
     pub(crate) group: u16,
     pub(crate) leader: Option<NodeId>,
@@ -30,6 +38,14 @@ pub(crate) struct GroupReport {
     pub(crate) applied: u64,
     pub(crate) keyspaces: u64,
     pub(crate) problem: Option<String>,
+}
+
+/// How replicas are placed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PlacementReport {
+    pub(crate) groups: Vec<Replicas>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// Makes this node's reports.
@@ -56,15 +72,29 @@ impl Own {
             keyspaces: group.keyspaces,
             problem: group.problem,
         };
+        let room = self.node.disk_room();
+        let placement = self
+            .node
+            .placement()
+            .map(|placement| PlacementReport { groups: placement.groups.clone(), steps: placement.steps.clone() });
         Report {
             resident_bytes: resident_bytes(),
             disk_bytes: self.node.disk_bytes(),
+            disk_free_bytes: room.free_bytes,
+            disk_full: room.is_full(),
+            disk_nearly_full: room.is_nearly_full(),
             networks,
             endpoints,
             watching_hosts: self.hub.connected().len() as u64,
             version: env!("CARGO_PKG_VERSION").into(),
             groups: self.node.status().into_iter().map(group).collect(),
+            placement,
         }
+    }
+
+    /// The same, for another node.
+    pub(crate) fn encoded(&self) -> Result<Bytes, String> {
+        serde_json::to_vec(&self.report()).map(Bytes::from).map_err(|error| error.to_string())
     }
 }
 

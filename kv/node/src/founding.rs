@@ -1,0 +1,186 @@
+//! Whose data a node works on: what its directory says, or a cluster that it founds or joins.
+//!
+//! ```text
+//! IDENTITY there ─────────────────────────────► that one, wherever --initial-cluster or --join point
+//! empty, --join ──► MEMBERSHIP ──► ask ──► peers noted ──┐
+//! empty, founder ─► MEMBERSHIP ──────────────────────────┴─► store opened, IDENTITY written last
+//! ```
+//!
+//! Must hold: an instance is on disk before anybody hears of it, so that a node that was interrupted while it joined is
+//! recognised and gets the same id.
+
+use std::time::Duration;
+
+use kv_core::{InstanceId, NodeId};
+use kv_store::{Identity, Membership, OpenError};
+use rand::RngExt;
+use tokio::time::Instant;
+
+use crate::{
+    catalog::{Candidate, Catalog, Standing},
+    config::{Config, MemberInfo},
+    error::StartError,
+    link::join::{self, Joined, NotJoined},
+};
+
+/// For how long a node that wants to join asks for a member that lets it.
+const JOIN_PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a node starts from.
+pub(crate) struct Origin {
+    pub(crate) identity: Identity,
+    pub(crate) instance: InstanceId,
+    /// The members as far as they are known without the catalog, by id.
+    pub(crate) members: Vec<MemberInfo>,
+    /// They are those that the cluster was founded with, and this node is one of them.
+    pub(crate) founder: bool,
+    /// The directory is new.
+    pub(crate) empty: bool,
+}
+
+/// Finds out, or joins.
+pub(crate) async fn establish(config: &Config) -> Result<Origin, StartError> {
+    let dir = &config.data_dir;
+    let identity = Identity::read(dir)?;
+    let membership = match Membership::read(dir)? {
+        Some(membership) => membership,
+        None => {
+            let fresh = Membership { instance: InstanceId::new(rand::rng().random()), peers: Vec::new() };
+            fresh.write(dir)?;
+            fresh
+        }
+    };
+    let candidate = candidate(config, membership.instance);
+    match identity {
+        Some(identity) => known(config, identity, membership, &candidate).await,
+        None if config.join.is_empty() => {
+            let identity = Identity { cluster: config.cluster(), node: config.own_id(), groups: config.groups };
+            let (instance, members) = (membership.instance, config.members());
+            Ok(Origin { identity, instance, members, founder: true, empty: true })
+        }
+        None => {
+            let joined = ask_all(config, &candidate).await?;
+            let others = joined.members.iter().filter(|member| member.id != joined.node);
+            let peers = others.map(|member| (member.id, member.name.clone(), member.peer.clone())).collect();
+            Membership { peers, ..membership.clone() }.write(dir)?;
+            let identity = Identity { cluster: joined.cluster, node: joined.node, groups: joined.groups };
+            let instance = membership.instance;
+            Ok(Origin { identity, instance, members: joined.members, founder: false, empty: true })
+        }
+    }
+}
+
+/// How a node introduces itself.
+pub(crate) fn candidate(config: &Config, instance: InstanceId) -> Candidate {
+    Candidate {
+        name: config.name.clone(),
+        peer: config.peer_address(),
+        zone: config.zone.clone(),
+        instance,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+/// A directory that has an identity already.
+async fn known(
+    config: &Config,
+    identity: Identity,
+    membership: Membership,
+    candidate: &Candidate,
+) -> Result<Origin, StartError> {
+    for address in &config.join {
+        // Only a plain no counts: a node has to start whether or not others are there.
+        match join::ask(address, candidate, Some(identity.cluster)).await {
+            Ok(_) => break,
+            Err(NotJoined::Never(reason)) => return Err(StartError::NotJoined { reason }),
+            Err(NotJoined::Later(reason)) => tracing::debug!(address, reason, "not asked"),
+        }
+    }
+    let founder = membership.peers.is_empty();
+    let members = if founder {
+        config.members()
+    } else {
+        let own = MemberInfo { id: identity.node, name: config.name.clone(), peer: config.peer_address() };
+        let peer = |(id, name, peer)| MemberInfo { id, name, peer };
+        let mut members: Vec<_> = membership.peers.into_iter().map(peer).chain([own]).collect();
+        members.sort_by_key(|member| member.id);
+        members
+    };
+    Ok(Origin { identity, instance: membership.instance, members, founder, empty: false })
+}
+
+async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, StartError> {
+    let deadline = Instant::now() + JOIN_PATIENCE;
+    let mut said = String::new();
+    loop {
+        for address in &config.join {
+            match join::ask(address, candidate, None).await {
+                Ok(Some(joined)) => return Ok(joined),
+                Ok(None) => {}
+                Err(NotJoined::Never(reason)) => return Err(StartError::NotJoined { reason }),
+                Err(NotJoined::Later(reason)) => said = format!("{address}: {reason}"),
+            }
+            tracing::info!(said, "no member has taken this node in yet");
+        }
+        if Instant::now() > deadline {
+            return Err(StartError::NotJoined { reason: said });
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
+    }
+}
+
+/// Whether what the directory holds is what the node was started for.
+pub(crate) fn check(config: &Config, origin: &Origin, catalog: Option<&Catalog>) -> Result<(), StartError> {
+    let Some(catalog) = catalog else {
+        if origin.founder && !origin.empty {
+            // It has not got as far as the catalog: only the configuration tells.
+            let wanted = Identity { cluster: config.cluster(), node: config.own_id(), groups: config.groups };
+            let mismatches = wanted.mismatches(&origin.identity);
+            if !mismatches.is_empty() {
+                return Err(OpenError::Identity { dir: config.data_dir.clone(), mismatches }.into());
+            }
+        }
+        return Ok(());
+    };
+    let own = origin.identity.node;
+    let dir = || config.data_dir.display().to_string();
+    match catalog.nodes.get(&own) {
+        Some(record) if record.standing == Standing::Removed => {
+            let reason = catalog.admits(own, None).err().unwrap_or_default();
+            return Err(StartError::NotMember { reason });
+        }
+        Some(record) if record.name != config.name => {
+            let reason = format!(
+                "{} is the data directory of node {:?}, and this one is named {:?}; correct --name or --data-dir",
+                dir(),
+                record.name,
+                config.name
+            );
+            return Err(StartError::NotMember { reason });
+        }
+        Some(_) => {}
+        None => {
+            let reason = format!("{} belongs to {own}, which its own cluster does not know", dir());
+            return Err(StartError::NotMember { reason });
+        }
+    }
+    if config.join.is_empty()
+        && let Some(stranger) = config.initial_cluster.iter().find(|wanted| !catalog.knows(&wanted.name))
+    {
+        let members = catalog.members().map(|member| format!("{}={}", member.name, member.peer));
+        let reason = format!(
+            "--initial-cluster names {:?}, but {} is of a cluster of {}; correct one of the two",
+            stranger.name,
+            dir(),
+            members.collect::<Vec<_>>().join(",")
+        );
+        return Err(StartError::NotMember { reason });
+    }
+    Ok(())
+}
+
+/// Ids of the nodes that a link is kept to, and their addresses.
+pub(crate) fn addresses(members: &[MemberInfo]) -> Vec<(NodeId, String)> {
+    members.iter().map(|member| (member.id, member.peer.clone())).collect()
+}

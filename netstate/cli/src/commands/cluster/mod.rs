@@ -1,0 +1,28 @@
+//! `netstate cluster`.
+
+mod nodes;
+mod status;
+
+use crate::{failure::Failure, session::Session};
+
+/// Look at the cluster itself, and change who belongs to it
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Status(status::Args),
+    Join(nodes::Join),
+    Remove(nodes::Remove),
+    Replace(nodes::Replace),
+    Drain(nodes::Drain),
+    Replicas(nodes::Replicas),
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Status(args) => status::run(&args, session).await,
+        Command::Join(args) => nodes::join(&args, session).await,
+        Command::Remove(args) => nodes::remove(&args, session).await,
+        Command::Replace(args) => nodes::replace(&args, session).await,
+        Command::Drain(args) => nodes::drain(&args, session).await,
+        Command::Replicas(args) => nodes::replicas(&args, session).await,
+    }
+}

@@ -1,0 +1,115 @@
+//! What is not as it should be in a cluster, and what to do about it.
+//!
+//! Must hold: pure; each kind of alarm has a word of its own that does not change, which `docs/operations.md` explains and
+//! the metrics carry.
+
+use std::collections::BTreeSet;
+
+use kv_node::Standing;
+use netstate_proto::v1 as pb;
+
+use super::{cluster::Picture, status::Report};
+
+/// Log entries that a replica may be behind before somebody is told.
+const LAG_ENTRIES: u64 = 100_000;
+
+/// How a standing is called.
+pub(super) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Member => "member",
+        Standing::Draining => "draining",
+        Standing::Leaving => "leaving",
+        Standing::Removed => "removed",
+    }
+}
+
+fn alarm(what: &str, place: &str, text: String, advice: &str, serious: bool) -> pb::Alarm {
+    pb::Alarm { what: what.into(), r#where: place.into(), text, advice: advice.into(), serious }
+}
+
+/// All that is not well, the serious first.
+pub(super) fn of(picture: &Picture) -> Vec<pb::Alarm> {
+    let mut alarms = nodes(picture);
+    alarms.extend(groups(picture));
+    let versions: BTreeSet<_> = picture.reports.values().map(|report| report.version.as_str()).collect();
+    if versions.len() > 1 {
+        let text = format!("nodes run {}", versions.into_iter().collect::<Vec<_>>().join(" and "));
+        alarms.push(alarm(
+            "versions-differ",
+            "",
+            text,
+            "finish the upgrade: restart the older nodes, one by one",
+            false,
+        ));
+    }
+    alarms.sort_by_key(|alarm| !alarm.serious);
+    alarms
+}
+
+fn nodes(picture: &Picture) -> Vec<pb::Alarm> {
+    let mut alarms = Vec::new();
+    for (id, record) in &picture.nodes {
+        let name = record.name.as_str();
+        let Some(report) = picture.reports.get(id) else {
+            let text = format!("{name} at {} does not answer", record.peer);
+            let advice = format!(
+                "start it again; if its disk is lost: `netstate cluster replace {name}`, then start it with an empty data \
+                 directory and --join"
+            );
+            alarms.push(alarm("node-down", name, text, &advice, true));
+            continue;
+        };
+        if report.disk_full {
+            let text = format!("{name} has {} free and refuses writes", mebibytes(report));
+            let advice = "make room or enlarge the disk; compacting and deleting go on meanwhile";
+            alarms.push(alarm("disk-full", name, text, advice, true));
+        } else if report.disk_nearly_full {
+            let text = format!("{name} has {} free; writes will be refused", mebibytes(report));
+            alarms.push(alarm("disk-nearly-full", name, text, "make room or enlarge the disk", false));
+        }
+        let lag = picture.lag(report);
+        if lag > LAG_ENTRIES {
+            let text = format!("{name} is {lag} log entries behind");
+            let advice = "see whether its disk, its processor or its network is slow; it catches up by itself";
+            alarms.push(alarm("replica-behind", name, text, advice, false));
+        }
+        if record.standing == Standing::Draining {
+            let advice = format!("when it has been worked on: `netstate cluster drain {name} --end`");
+            alarms.push(alarm("node-draining", name, format!("{name} neither votes nor leads"), &advice, false));
+        }
+    }
+    alarms
+}
+
+fn mebibytes(report: &Report) -> String {
+    format!("{} MiB", report.disk_free_bytes >> 20)
+}
+
+fn groups(picture: &Picture) -> Vec<pb::Alarm> {
+    let mut alarms = Vec::new();
+    for group in &picture.groups {
+        let place = format!("g{}", group.group);
+        let led = picture.reports.values().flat_map(|report| &report.groups);
+        if !led.into_iter().any(|other| other.group == group.group && other.leader.is_some()) {
+            let text = format!("{place} has no leader: its keyspaces take no writes");
+            alarms.push(alarm("no-leader", &place, text, "see to it that a majority of its voters is up", true));
+        }
+        for (node, report) in &picture.reports {
+            let found = report.groups.iter().find(|other| other.group == group.group);
+            if let Some(problem) = found.and_then(|found| found.problem.as_ref()) {
+                let name = picture.name(*node);
+                let place = format!("{place} on {name}");
+                let advice = format!("`netstate cluster repair {name} --group {}`", group.group);
+                alarms.push(alarm("replica-damaged", &place, problem.clone(), &advice, true));
+            }
+        }
+        let wanted = picture.replicas.min(picture.nodes.len());
+        if let Some(placed) = picture.placed(group.group).filter(|placed| placed.leader.is_some())
+            && placed.voters.len() < wanted
+        {
+            let text = format!("{place} has {} of {wanted} voters", placed.voters.len());
+            alarms.push(alarm("too-few-voters", &place, text, "more follow by themselves once nodes are up", false));
+        }
+    }
+    alarms
+}

@@ -1,0 +1,190 @@
+//! The cluster itself: how it is, and who belongs to it.
+
+use std::collections::BTreeMap;
+
+use kv_core::NodeId;
+use kv_node::{MembershipError, NodeRecord, Replicas, Step};
+use netstate_proto::v1::{self as pb, change_node_request::Change, cluster_server::Cluster};
+use tonic::{Request, Response, Status};
+
+use super::{
+    ASK_PATIENCE, Services, alarms,
+    status::{GroupReport, PlacementReport, Report},
+};
+use crate::forward::Call;
+
+/// What all nodes said when they were asked.
+pub(super) struct Picture {
+    pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
+    pub(super) reports: BTreeMap<NodeId, Report>,
+    /// Of the node that answers.
+    pub(super) groups: Vec<GroupReport>,
+    pub(super) placement: Option<PlacementReport>,
+    pub(super) replicas: usize,
+}
+
+impl Picture {
+    pub(super) fn name(&self, node: NodeId) -> String {
+        self.nodes.get(&node).map_or_else(|| node.to_string(), |record| record.name.clone())
+    }
+
+    pub(super) fn placed(&self, group: u16) -> Option<&Replicas> {
+        self.placement.as_ref()?.groups.iter().find(|placed| placed.group.get() == group)
+    }
+
+    /// Log entries that a node's slowest replica has still to apply.
+    pub(super) fn lag(&self, report: &Report) -> u64 {
+        let behind = |group: &GroupReport| {
+            let known = self.reports.values().flat_map(|other| &other.groups);
+            let committed = known.filter(|other| other.group == group.group).map(|other| other.committed).max();
+            committed.unwrap_or_default().saturating_sub(group.applied)
+        };
+        report.groups.iter().map(behind).max().unwrap_or_default()
+    }
+
+    fn node(&self, id: NodeId, record: &NodeRecord) -> pb::NodeStatus {
+        let report = self.reports.get(&id);
+        let placed = || self.placement.iter().flat_map(|placement| &placement.groups);
+        let count = |counts: &dyn Fn(&Replicas) -> bool| placed().filter(|group| counts(group)).count() as u32;
+        let known = report.cloned().unwrap_or_default();
+        pb::NodeStatus {
+            name: record.name.clone(),
+            id: id.get(),
+            peer_address: record.peer.clone(),
+            reachable: report.is_some(),
+            resident_bytes: known.resident_bytes,
+            disk_bytes: known.disk_bytes,
+            networks: known.networks,
+            endpoints: known.endpoints,
+            watching_hosts: known.watching_hosts,
+            version: report.map_or_else(|| record.version.clone(), |report| report.version.clone()),
+            zone: record.zone.clone(),
+            standing: alarms::standing(record.standing).into(),
+            leads: self.groups.iter().filter(|group| group.leader == Some(id)).count() as u32,
+            votes: count(&|group| group.voters.contains(&id)),
+            copies: count(&|group| group.learners.contains_key(&id)),
+            lag: report.map(|report| self.lag(report)).unwrap_or_default(),
+            disk_free_bytes: known.disk_free_bytes,
+        }
+    }
+
+    fn group(&self, group: &GroupReport) -> pb::GroupStatus {
+        let problem = |(node, report): (&NodeId, &Report)| {
+            let found = report.groups.iter().find(|other| other.group == group.group)?;
+            Some(format!("{}: {}", self.name(*node), found.problem.as_ref()?))
+        };
+        let names = |nodes: Option<Vec<NodeId>>| nodes.into_iter().flatten().map(|node| self.name(node)).collect();
+        let placed = self.placed(group.group);
+        pb::GroupStatus {
+            group: group.group.into(),
+            leader: group.leader.map(|leader| self.name(leader)).unwrap_or_default(),
+            term: group.term,
+            committed: group.committed,
+            applied: group.applied,
+            keyspaces: group.keyspaces,
+            problem: self.reports.iter().filter_map(problem).collect::<Vec<_>>().join("; "),
+            voters: names(placed.map(|placed| placed.voters.iter().copied().collect())),
+            learners: names(placed.map(|placed| placed.learners.keys().copied().collect())),
+        }
+    }
+
+    /// What placement is doing, for people.
+    fn moves(&self) -> Vec<String> {
+        let name = |node: &NodeId| self.name(*node);
+        let names = |nodes: &std::collections::BTreeSet<NodeId>| nodes.iter().map(name).collect::<Vec<_>>().join(", ");
+        let told = |step: &Step| match step {
+            Step::AddLearner { group, node } => format!("{group}: {} gets a copy", name(node)),
+            Step::RemoveLearner { group, node } => format!("{group}: {} gives up its copy", name(node)),
+            Step::TransferLeader { group, from, to } => {
+                format!("{group}: {} hands the lead to {}", name(from), name(to))
+            }
+            Step::ChangeVoters { group, add, remove } => match (add.is_empty(), remove.is_empty()) {
+                (false, false) => format!("{group}: {} vote in place of {}", names(add), names(remove)),
+                (false, true) => format!("{group}: {} begin to vote", names(add)),
+                _ => format!("{group}: {} vote no more", names(remove)),
+            },
+        };
+        let placement = || self.placement.iter();
+        let copying = placement().flat_map(|placement| &placement.groups).flat_map(|group| {
+            let behind = group.learners.iter().filter(|(_, caught_up)| !**caught_up);
+            behind.map(|(node, _)| format!("{}: {} is catching up", group.group, name(node)))
+        });
+        copying.chain(placement().flat_map(|placement| &placement.steps).map(told)).collect()
+    }
+}
+
+impl Services {
+    async fn picture(&self) -> Picture {
+        let answers = self.ask_all_for_bytes(&Call::Status, ASK_PATIENCE).await;
+        let parsed = answers.into_iter().filter_map(|(node, answer)| {
+            let report: Report = serde_json::from_slice(&answer.ok()?).ok()?;
+            Some((node, report))
+        });
+        let mut reports: BTreeMap<_, _> = parsed.collect();
+        let placement = reports.values_mut().find_map(|report| report.placement.take());
+        let catalog = self.node.catalog();
+        let nodes = catalog.iter().flat_map(|catalog| catalog.nodes.clone());
+        Picture {
+            nodes: nodes.filter(|(_, record)| record.standing != kv_node::Standing::Removed).collect(),
+            reports,
+            groups: self.own.report().groups,
+            placement,
+            replicas: catalog.map_or(0, |catalog| catalog.replicas()),
+        }
+    }
+}
+
+fn status(error: &MembershipError) -> Status {
+    let text = error.to_string();
+    match error {
+        MembershipError::Unknown { .. } => Status::not_found(text),
+        MembershipError::Malformed { .. } | MembershipError::Replicas { .. } => Status::invalid_argument(text),
+        MembershipError::NotFounded | MembershipError::NotWritten { .. } => Status::unavailable(text),
+        _ => Status::failed_precondition(text),
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Services {
+    async fn cluster_status(
+        &self,
+        _request: Request<pb::ClusterStatusRequest>,
+    ) -> Result<Response<pb::ClusterStatusResponse>, Status> {
+        let picture = self.picture().await;
+        Ok(Response::new(pb::ClusterStatusResponse {
+            cluster_id: self.node.cluster().to_string(),
+            answered_by: self.node.name().into(),
+            nodes: picture.nodes.iter().map(|(id, record)| picture.node(*id, record)).collect(),
+            groups: picture.groups.iter().map(|group| picture.group(group)).collect(),
+            alarms: alarms::of(&picture),
+            moves: picture.moves(),
+            replicas: picture.replicas as u32,
+        }))
+    }
+
+    async fn change_node(
+        &self,
+        request: Request<pb::ChangeNodeRequest>,
+    ) -> Result<Response<pb::ChangeNodeResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.node.as_str();
+        let changed = match request.change() {
+            Change::Remove => self.node.remove_node(name).await,
+            Change::Replace => self.node.replace_node(name).await,
+            Change::Drain => self.node.drain_node(name, true).await,
+            Change::EndDrain => self.node.drain_node(name, false).await,
+            Change::Unspecified => return Err(Status::invalid_argument("no change is given")),
+        };
+        changed.map_err(|error| status(&error))?;
+        Ok(Response::new(pb::ChangeNodeResponse {}))
+    }
+
+    async fn set_replicas(
+        &self,
+        request: Request<pb::SetReplicasRequest>,
+    ) -> Result<Response<pb::SetReplicasResponse>, Status> {
+        let replicas = request.into_inner().replicas as usize;
+        self.node.want_replicas(replicas).await.map_err(|error| status(&error))?;
+        Ok(Response::new(pb::SetReplicasResponse {}))
+    }
+}
