@@ -1,6 +1,10 @@
 //! Which keyspace a request addresses, who sends it, and whether they may.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use etcd_proto::etcdserverpb as pb;
@@ -15,6 +19,10 @@ use crate::{Config, status, wire};
 
 /// The metadata key that names a keyspace other than the listener's own.
 const KEYSPACE: &str = "netstate-keyspace";
+
+/// The metadata key that says how old what a read sees may be, in milliseconds, and the one that says how old it is at most.
+const MAX_STALENESS: &str = "netstate-max-staleness-ms";
+pub(crate) const STALENESS: &str = "netstate-staleness-ms";
 
 /// Passwords hashed at a time: each takes some 20 MiB and a core.
 const HASHED_AT_ONCE: usize = 2;
@@ -168,6 +176,23 @@ impl Shared {
     pub(crate) async fn up_to_date(&self, keyspace: &Keyspace) -> Result<(), Status> {
         let node = self.node();
         node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))
+    }
+
+    /// Returns when the local replica is as fresh as a read wants: current, unless it is serializable or names a bound. Of
+    /// one that names a bound: how stale the replica may be, in milliseconds.
+    pub(crate) async fn fresh(&self, metadata: &MetadataMap, serializable: bool) -> Result<Option<u64>, Status> {
+        let Some(bound) = metadata.get(MAX_STALENESS) else {
+            if !serializable {
+                self.up_to_date(&self.keyspace(metadata)?).await?;
+            }
+            return Ok(None);
+        };
+        let bound = bound.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        let bound = bound.ok_or_else(|| Status::invalid_argument(format!("{MAX_STALENESS} is no whole number")))?;
+        let node = self.node();
+        let fresh = node.fresh_within(node.group_of(&self.keyspace(metadata)?), bound).await;
+        let staleness = fresh.map_err(|error| status::read(&error))?;
+        Ok(Some(u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// The keys attached to a lease, in the local replica.

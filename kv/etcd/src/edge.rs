@@ -22,7 +22,10 @@ use tonic::{
     metadata::MetadataMap,
 };
 
-use crate::{access::Shared, status, wire};
+use crate::{
+    access::{STALENESS, Shared},
+    status, wire,
+};
 
 pub(crate) const RANGE: &str = "/etcdserverpb.KV/Range";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -78,9 +81,12 @@ impl Edge {
             return Err(Request::from_parts(parts, Body::new(Full::new(body))));
         };
         match answer(&self.shared, &MetadataMap::from_headers(parts.headers), range).await {
-            Ok(body) => {
+            Ok((body, staleness)) => {
                 let mut response = Response::new(body);
                 response.headers_mut().insert(CONTENT_TYPE, GRPC);
+                if let Some(staleness) = staleness {
+                    response.headers_mut().insert(STALENESS, staleness.into());
+                }
                 Ok(response)
             }
             Err(status) => Ok(refused(&status)),
@@ -164,12 +170,14 @@ fn end() -> Frame<Bytes> {
     Frame::trailers(trailers)
 }
 
-async fn answer(shared: &Shared, metadata: &MetadataMap, request: pb::RangeRequest) -> Result<Body, Status> {
+async fn answer(
+    shared: &Shared,
+    metadata: &MetadataMap,
+    request: pb::RangeRequest,
+) -> Result<(Body, Option<u64>), Status> {
     let query = wire::query(&request)?;
     let node = shared.node();
-    if !request.serializable {
-        shared.up_to_date(&shared.keyspace(metadata)?).await?;
-    }
+    let staleness = shared.fresh(metadata, request.serializable).await?;
     let caller = shared.caller_of(metadata)?;
     caller.may_range(&request.key, &request.range_end)?;
     let mut pages = node.pages(&caller.keyspace, &query, PAGE_KEYS).map_err(|error| status::read(&error))?;
@@ -177,7 +185,7 @@ async fn answer(shared: &Shared, metadata: &MetadataMap, request: pb::RangeReque
     let first = pages.next().map_err(|error| status::read(&error))?.unwrap_or_default();
     if !first.more {
         let header = shared.header(&caller.keyspace, at(first.revision));
-        return Ok(whole(&wire::range_response(first, header)));
+        return Ok((whole(&wire::range_response(first, header)), staleness));
     }
     let turn = shared.long_read()?;
     pages.rewind();
@@ -214,5 +222,5 @@ async fn answer(shared: &Shared, metadata: &MetadataMap, request: pb::RangeReque
             drop(frames.blocking_send(Ok(end())));
         }
     });
-    Ok(Body::new(StreamBody::new(ReceiverStream::new(stream))))
+    Ok((Body::new(StreamBody::new(ReceiverStream::new(stream))), staleness))
 }

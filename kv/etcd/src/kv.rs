@@ -9,7 +9,7 @@ use kv_node::Consistency;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    access::{Caller, Shared},
+    access::{Caller, STALENESS, Shared},
     compacted, status, wire,
 };
 
@@ -60,9 +60,7 @@ impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
-        if !request.serializable {
-            self.0.up_to_date(&self.0.keyspace(&metadata)?).await?;
-        }
+        let staleness = self.0.fresh(&metadata, request.serializable).await?;
         let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
         let read = self.0.node().query(&caller.keyspace, &query, Consistency::Serializable).await;
@@ -71,7 +69,11 @@ impl Kv for KvService {
             found.revision = self.0.node().head(&caller.keyspace).revision;
         }
         let header = self.0.header(&caller.keyspace, found.revision);
-        Ok(Response::new(wire::range_response(found, header)))
+        let mut response = Response::new(wire::range_response(found, header));
+        if let Some(staleness) = staleness {
+            response.metadata_mut().insert(STALENESS, staleness.into());
+        }
+        Ok(response)
     }
 
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
@@ -82,9 +84,7 @@ impl Kv for KvService {
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let (metadata, _, request) = request.into_parts();
         let query = wire::query(&request)?;
-        if !request.serializable {
-            self.0.up_to_date(&self.0.keyspace(&metadata)?).await?;
-        }
+        let staleness = self.0.fresh(&metadata, request.serializable).await?;
         let caller = self.0.caller_of(&metadata)?;
         caller.may_range(&request.key, &request.range_end)?;
         if !query.in_key_order() || query.order.descending || query.want == kv_core::Want::Count {
@@ -114,7 +114,12 @@ impl Kv for KvService {
                 }
             }
         });
-        Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(stream))))
+        let parts: Self::RangeStreamStream = Box::pin(tokio_stream::wrappers::ReceiverStream::new(stream));
+        let mut response = Response::new(parts);
+        if let Some(staleness) = staleness {
+            response.metadata_mut().insert(STALENESS, staleness.into());
+        }
+        Ok(response)
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {

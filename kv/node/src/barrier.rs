@@ -1,10 +1,11 @@
 //! Linearizable reads by read-index: one confirmation for all the reads that wait at that moment.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kv_core::{GroupId, NodeId};
 use kv_proto::peer::v1::Kind;
 use openraft::raft::ReadPolicy;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout_at},
@@ -30,6 +31,8 @@ type Told = oneshot::Sender<bool>;
 pub(crate) struct Barrier {
     group: GroupId,
     queue: mpsc::Sender<Told>,
+    /// When the last confirmation that was given was asked for.
+    confirmed: Arc<Mutex<Option<Instant>>>,
 }
 
 struct Task {
@@ -40,6 +43,7 @@ struct Task {
     leadership: Leadership,
     progress: watch::Receiver<u64>,
     patience: Duration,
+    confirmed: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Barrier {
@@ -53,8 +57,23 @@ impl Barrier {
         patience: Duration,
     ) -> Self {
         let (queue, reads) = mpsc::channel(QUEUE_READS);
-        tokio::spawn(Task { group, own, raft, links, leadership, progress, patience }.run(reads));
-        Barrier { group, queue }
+        let confirmed = Arc::default();
+        let task = Task { group, own, raft, links, leadership, progress, patience, confirmed: Arc::clone(&confirmed) };
+        tokio::spawn(task.run(reads));
+        Barrier { group, queue, confirmed }
+    }
+
+    /// Returns when the local replica has applied all that was acknowledged so long before the call, or later; says how
+    /// long before. Asks the leader only if nobody has done so lately.
+    pub(crate) async fn pass_within(&self, bound: Duration) -> Result<Duration, ReadError> {
+        let age = || (*self.confirmed.lock()).map(|at| at.elapsed());
+        if let Some(age) = age().filter(|age| *age <= bound) {
+            return Ok(age);
+        }
+        match self.pass().await {
+            Ok(()) => Ok(age().unwrap_or_default()),
+            Err(_) => Err(ReadError::Stale { group: self.group, bound, age: age() }),
+        }
     }
 
     /// Returns when the local replica has applied all that was acknowledged before the call.
@@ -80,7 +99,11 @@ impl Task {
         let mut waiting = Vec::new();
         // Who comes while a confirmation is under way waits for the next one: it may have seen a later commit.
         while reads.recv_many(&mut waiting, QUEUE_READS).await > 0 {
+            let asked = Instant::now();
             let confirmed = self.confirm().await;
+            if confirmed {
+                *self.confirmed.lock() = Some(asked);
+            }
             for tell in waiting.drain(..) {
                 // The reader may have given up.
                 let _ = tell.send(confirmed);

@@ -84,6 +84,8 @@ pub struct Timing {
     pub purge_after_bytes: u64,
     /// … entries of one group, beyond which state is flushed and logs are purged.
     pub purge_after_entries: u64,
+    /// Bytes a second that a node sends of whole groups' states, to all other nodes together.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for Timing {
@@ -98,6 +100,7 @@ impl Default for Timing {
             housekeeping: Duration::from_secs(2),
             purge_after_bytes: 32 * 1024 * 1024,
             purge_after_entries: 20_000,
+            snapshot_bytes_per_second: 64 * 1024 * 1024,
         }
     }
 }

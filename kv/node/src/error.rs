@@ -124,6 +124,20 @@ pub enum ReadError {
         /// The group.
         group: GroupId,
     },
+    /// The local replica may be older than the reader takes, and nobody could bring it up to date.
+    #[error(
+        "no leader of {group} confirmed the read in time, and what is here {}; {} ms were asked for",
+        age.map_or_else(|| "was never confirmed".to_owned(), |age| format!("is up to {} ms old", age.as_millis())),
+        bound.as_millis()
+    )]
+    Stale {
+        /// The group.
+        group: GroupId,
+        /// How old it may be.
+        bound: Duration,
+        /// How old it may be here; `None`: nobody knows.
+        age: Option<Duration>,
+    },
     /// This node's replica is damaged or differs from the others.
     #[error("the replica of {group} on this node is out of service: {reason}")]
     OutOfService {
@@ -142,7 +156,7 @@ impl ReadError {
     pub fn retry(&self) -> Retry {
         match self {
             ReadError::Compacted { .. } | ReadError::Future { .. } => Retry::Never,
-            ReadError::Unconfirmed { .. } => Retry::After(Duration::from_millis(100)),
+            ReadError::Unconfirmed { .. } | ReadError::Stale { .. } => Retry::After(Duration::from_millis(100)),
             ReadError::OutOfService { .. } | ReadError::Store(_) => Retry::Elsewhere { hint: None },
         }
     }

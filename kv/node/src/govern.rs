@@ -32,6 +32,7 @@ use crate::{
     catalog::{Catalog, GROUP, Standing},
     error::CallError,
     group::Group,
+    link::Links,
     node::Inner,
     raft::{MemberNode, decode, encode},
 };
@@ -121,6 +122,17 @@ impl Group {
             }
         });
         Surveyed { group: self.id, broken, led }
+    }
+
+    /// Who could lead the group at once in place of this node, which leads it.
+    pub(crate) fn heir(&self, links: &Links) -> Option<NodeId> {
+        let led = self.survey().led?;
+        let close = |node: &&NodeId| {
+            let matched = led.matched.get(node).copied().flatten();
+            links.up(**node) && matched.is_some_and(|matched| led.last.saturating_sub(matched) <= TRANSFER_LAG_ENTRIES)
+        };
+        // The one that has most of the log.
+        led.voters.iter().filter(close).max_by_key(|node| led.matched.get(node).copied().flatten()).copied()
     }
 
     /// Takes a step, as the group's leader. Returns when the group has agreed on it.

@@ -24,6 +24,7 @@ use crate::{
     proposer::Proposer,
     publish::{Published, applied_index},
     raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
+    snapshot::Pace,
 };
 
 /// Why this node must stop, once it must. The first reason stays.
@@ -55,19 +56,75 @@ impl Failure {
     }
 }
 
+/// How [`StoreError::Damaged`] calls a database of which no part may be readable.
+const WHOLE_DATABASE: &str = "the database";
+
+/// Whether a group's replica here is of use, and why not. A replica that has gone out of service votes no more, and serves
+/// nothing until it has been repaired.
+#[derive(Clone)]
+pub(crate) struct Quarantine {
+    group: GroupId,
+    reason: Arc<OnceLock<String>>,
+    entered: CancellationToken,
+    /// The database itself is damaged, so all groups' replicas may be.
+    whole: Arc<AtomicBool>,
+    failure: Failure,
+}
+
+impl Quarantine {
+    pub(crate) fn new(group: GroupId, failure: Failure) -> Self {
+        Quarantine { group, reason: Arc::default(), entered: CancellationToken::new(), whole: Arc::default(), failure }
+    }
+
+    /// Why this replica serves nothing, if so.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.get().map(String::as_str)
+    }
+
+    /// Whether not only this group's records are damaged, but the database that they are in.
+    pub(crate) fn is_of_whole_database(&self) -> bool {
+        self.whole.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn of_whole_database(&self) {
+        self.whole.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes this replica out of service.
+    pub(crate) fn enter(&self, reason: &str) {
+        // The first reason stays.
+        if self.reason.set(reason.to_string()).is_ok() {
+            tracing::error!(group = %self.group, reason, "out of service");
+        }
+        self.entered.cancel();
+    }
+
+    /// The local store failed: damage takes the replica out of service, anything else stops the node. Returns the reason.
+    pub(crate) fn store_failed(&self, error: &StoreError) -> String {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        match error {
+            StoreError::Damaged { key, .. } => {
+                self.whole.fetch_or(key == WHOLE_DATABASE, Ordering::Relaxed);
+                self.enter(&reason);
+            }
+            _ => self.failure.report(&reason),
+        }
+        reason
+    }
+}
+
 /// Who leads a group, and whether this replica may serve at all.
 #[derive(Clone)]
 pub(crate) struct Leadership {
-    group: GroupId,
     metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
-    problem: Arc<OnceLock<String>>,
-    failure: Failure,
+    pub(crate) quarantine: Quarantine,
 }
 
 impl Leadership {
     /// The term, while this node leads the group and has applied everything from before that term.
     pub(crate) fn leads(&self) -> Option<u64> {
-        if self.problem.get().is_some() {
+        if self.problem().is_some() {
             return None;
         }
         let metrics = self.metrics.borrow_watched();
@@ -87,22 +144,12 @@ impl Leadership {
 
     /// Why this replica serves nothing, if so.
     pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.get().map(String::as_str)
+        self.quarantine.reason()
     }
 
-    /// Takes this replica out of service.
-    pub(crate) fn out_of_service(&self, reason: &str) {
-        tracing::error!(group = %self.group, reason, "out of service");
-        // The first reason stays.
-        let _ = self.problem.set(reason.to_string());
-    }
-
-    /// The local store failed: this node stops. Returns the reason as text.
+    /// The local store failed; see [`Quarantine::store_failed`].
     pub(crate) fn damaged(&self, error: &StoreError) -> String {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        self.failure.report(&reason);
-        reason
+        self.quarantine.store_failed(error)
     }
 }
 
@@ -127,15 +174,15 @@ pub(crate) struct Shared<'a> {
     pub(crate) links: &'a Links,
     pub(crate) clock: &'a Arc<dyn Clock>,
     pub(crate) observer: &'a Arc<dyn Observer>,
-    pub(crate) failure: &'a Failure,
     pub(crate) timing: &'a Timing,
     pub(crate) disk: &'a Disk,
+    pub(crate) pace: &'a Pace,
     pub(crate) stop: &'a CancellationToken,
 }
 
 impl Group {
     /// Starts a group from what is stored of it.
-    pub(crate) async fn start(id: GroupId, shared: &Shared<'_>) -> Result<Self, StartError> {
+    pub(crate) async fn start(id: GroupId, quarantine: Quarantine, shared: &Shared<'_>) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let state = shared.store.state().clone();
         let applied = applied_index(&state, id).map_err(|error| failed(error.to_string()))?;
@@ -148,17 +195,23 @@ impl Group {
             observer: shared.observer.clone(),
             published: published.clone(),
             lessor: lessor.clone(),
+            quarantine: quarantine.clone(),
         };
         let leads = Arc::new(AtomicBool::new(true));
         let log = LogStore::new(id, shared.store.log().clone(), appended.clone(), leads.clone());
-        let network = Network { group: id, links: shared.links.clone() };
+        let network = Network { group: id, links: shared.links.clone(), pace: shared.pace.clone() };
         let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(shared.own.get(), config, network, log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let leadership =
-            Leadership { group: id, metrics: raft.metrics(), problem: Arc::default(), failure: shared.failure.clone() };
+        let leadership = Leadership { metrics: raft.metrics(), quarantine };
         tokio::spawn(observe(id, leadership.clone(), leads, shared.observer.clone()));
+        let (entered, ending) = (leadership.quarantine.entered.clone(), raft.clone());
+        tokio::spawn(shared.stop.clone().run_until_cancelled_owned(async move {
+            entered.cancelled().await;
+            // Neither votes nor leads any more. That it has stopped by itself is as good.
+            let _ = ending.shutdown().await;
+        }));
         let proposer = Proposer::start(
             id,
             raft.clone(),
@@ -232,7 +285,7 @@ async fn observe(group: GroupId, leadership: Leadership, leads: Arc<AtomicBool>,
         };
         if let Some(fatal) = fatal {
             if leadership.problem().is_none() && !fatal.contains("stopped") {
-                leadership.failure.report(&format!("{group} cannot go on: {fatal}"));
+                leadership.quarantine.failure.report(&format!("{group} cannot go on: {fatal}"));
             }
             return;
         }

@@ -138,12 +138,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                 }
                 Verdict::OwnDiffers(nodes) => {
                     let others = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    group.leadership.out_of_service(&format!(
-                        "its history differs from that of {others}; stop this node, move its data directory away and \
-                         start it again: it then catches up from the others"
+                    group.leadership.quarantine.enter(&format!(
+                        "its history differs from that of {others}; `netstate cluster repair` fetches theirs"
                     ));
-                    // Neither votes nor leads any more. That it has stopped already is as good.
-                    let _ = group.raft.shutdown().await;
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use kv_core::GroupId;
+use kv_store::StoreError;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -79,11 +80,18 @@ fn reclaim(inner: &Arc<Inner>) -> Option<JoinHandle<()>> {
         tokio::task::spawn_blocking(move || {
             let state = inner.store.state();
             if let Err(error) = state.flush().and_then(|_| state.reclaim()) {
-                inner.failure.report(&error.to_string());
+                store_failed(&inner, &error);
             }
             inner.reclaim.done.send_replace(asked);
         })
     })
+}
+
+/// The state of all groups failed.
+fn store_failed(inner: &Inner, error: &StoreError) {
+    inner.groups.iter().for_each(|group| {
+        group.leadership.quarantine.store_failed(error);
+    });
 }
 
 /// Where a group was when its state was flushed last.
@@ -116,7 +124,7 @@ async fn purge(inner: &Arc<Inner>, flushed: &mut HashMap<GroupId, Flushed>) {
     let flushing = move || state.flush().map(|_| ());
     match tokio::task::spawn_blocking(flushing).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return inner.failure.report(&error.to_string()),
+        Ok(Err(error)) => return store_failed(inner, &error),
         Err(error) => return inner.failure.report(&format!("flushing the state panicked: {error}")),
     }
     for (group, now) in inner.groups.iter().zip(before) {

@@ -37,6 +37,7 @@ mod overlay;
 mod proposer;
 mod publish;
 mod raft;
+mod repair;
 mod requests;
 mod snapshot;
 mod watch;
@@ -54,4 +55,5 @@ pub use kv_store::{Event, Options as StoreOptions, RevisionEvents, Usage, Verify
 pub use leases::LeaseState;
 pub use node::{Consistency, GroupStatus, Node, Pages, Position, Verified};
 pub use observer::{AppliedCommit, CallHandler, Observer, Visit};
+pub use repair::RepairError;
 pub use watch::{History, Watch};

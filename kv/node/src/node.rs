@@ -8,7 +8,7 @@ use kv_core::{
     RequestId, Revision, RevisionChanges, Txn, TxnOutcome, limits,
 };
 use kv_proto::peer::v1::Kind;
-use kv_store::{Identity, Store, Usage, VerifyError};
+use kv_store::{Identity, OpenError, Store, StoreError, Usage, VerifyError};
 use openraft::async_runtime::WatchReceiver;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::{
     error::{CallError, CommitError, ReadError, Retry, StartError},
     founding,
     govern::{self, Governing},
-    group::{Failure, Group, Leadership, Shared},
+    group::{Failure, Group, Leadership, Quarantine, Shared},
     heads::{self, Heads},
     housekeeping::{self, Reclaiming},
     link::{self, LinkError, Links},
@@ -29,12 +29,16 @@ use crate::{
     observer::{CallHandler, Observer},
     proposer::Answer,
     publish, raft,
-    snapshot::Incoming,
+    repair::Outgoing,
+    snapshot::{Incoming, Pace},
     watch::{History, Watch},
 };
 
 /// How long a node that should not found a group by itself waits for the one that should.
 const FOUND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a group may take to be led by somebody else.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two attempts to find a leader.
 const LEADER_PAUSE: Duration = Duration::from_millis(20);
@@ -136,6 +140,9 @@ pub(crate) struct Inner {
     pub(crate) stop: CancellationToken,
     pub(crate) disk: Disk,
     pub(crate) incoming: Incoming,
+    pub(crate) outgoing: Outgoing,
+    /// Cancelled when the process has to start again, to finish a repair.
+    pub(crate) restart: CancellationToken,
     pub(crate) heads: Heads,
     pub(crate) reclaim: Reclaiming,
 }
@@ -178,37 +185,64 @@ impl Node {
         let (own, cluster) = (identity.node, identity.cluster);
         let (dir, options) = (config.data_dir.clone(), config.store.clone());
         let loading = observer.clone();
+        let failure = Failure::new();
+        let quarantines: Vec<_> =
+            (0..identity.groups).map(|group| Quarantine::new(GroupId::new(group), failure.clone())).collect();
+        let fates = quarantines.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<Store, StartError> {
-            let store = Store::open(&dir, &identity, &options)?;
-            for group in 0..identity.groups {
-                publish::load(store.state(), GroupId::new(group), loading.as_ref())?;
+            let store = match Store::open(&dir, &identity, &options) {
+                Err(OpenError::State(error)) => {
+                    for quarantine in &fates {
+                        quarantine.store_failed(&error);
+                        quarantine.of_whole_database();
+                    }
+                    return Ok(Store::rescue(&dir, &identity, &options)?);
+                }
+                opened => opened?,
+            };
+            for (group, quarantine) in (0..identity.groups).map(GroupId::new).zip(fates) {
+                match publish::load(store.state(), group, loading.as_ref()) {
+                    Ok(()) => {}
+                    Err(error @ StoreError::Damaged { .. }) => {
+                        loading.reset(group);
+                        quarantine.store_failed(&error);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             Ok(store)
         });
         let store = opened.await.expect("opening a store does not panic")?;
 
-        let catalog = Catalog::load(store.state(), cluster)?;
+        let catalog = match Catalog::load(store.state(), cluster) {
+            Ok(catalog) => catalog,
+            Err(error @ StoreError::Damaged { .. }) => {
+                quarantines[usize::from(catalog::GROUP.get())].store_failed(&error);
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         founding::check(&config, &origin, catalog.as_ref())?;
         let catalog = CatalogWatch::new(cluster, origin.members.clone(), catalog);
-        let failure = Failure::new();
         let links = links(&identity, origin.instance, &catalog, &failure);
         links.set(founding::addresses(&catalog.members()));
         let stop = CancellationToken::new();
         let disk = Disk::watch(config.data_dir.clone(), config.disk_reserve_bytes, stop.clone());
+        let pace = Pace::new(config.timing.snapshot_bytes_per_second);
         let shared = Shared {
             own,
             store: &store,
             links: &links,
             clock: &clock,
             observer: &observer,
-            failure: &failure,
             timing: &config.timing,
             disk: &disk,
+            pace: &pace,
             stop: &stop,
         };
         let mut groups = Vec::with_capacity(identity.groups.into());
-        for group in 0..identity.groups {
-            groups.push(Group::start(GroupId::new(group), &shared).await?);
+        for (group, quarantine) in (0..identity.groups).map(GroupId::new).zip(quarantines) {
+            groups.push(Group::start(group, quarantine, &shared).await?);
         }
         let inner = Arc::new(Inner {
             id: own,
@@ -226,6 +260,8 @@ impl Node {
             stop,
             disk,
             incoming: Incoming::default(),
+            outgoing: Outgoing::new(pace),
+            restart: CancellationToken::new(),
             heads: Heads::default(),
             reclaim: Reclaiming::default(),
         });
@@ -237,7 +273,8 @@ impl Node {
         tokio::spawn(heads::run(inner.clone()));
         tokio::spawn(housekeeping::run(inner.clone()));
         tokio::spawn(govern::run(node.clone()));
-        if origin.founder {
+        let sound = inner.groups.iter().all(|group| group.leadership.problem().is_none());
+        if origin.founder && sound {
             tokio::spawn(found(inner, origin.members));
         }
         Ok(node)
@@ -360,6 +397,13 @@ impl Node {
     pub async fn read_barrier(&self, group: GroupId) -> Result<(), ReadError> {
         let group = self.0.group(group).ok_or(ReadError::Unconfirmed { group })?;
         in_service(group)?.barrier.pass().await
+    }
+
+    /// As [`read_barrier`](Node::read_barrier) for what was acknowledged at least so long before the call. Returns how long
+    /// before: reads of the local replica that begin now are no staler than that.
+    pub async fn fresh_within(&self, group: GroupId, bound: Duration) -> Result<Duration, ReadError> {
+        let group = self.0.group(group).ok_or(ReadError::Unconfirmed { group })?;
+        in_service(group)?.barrier.pass_within(bound).await
     }
 
     /// Keys and values of one keyspace, at the latest or an earlier revision. `limit`: keys at most, and at most
@@ -593,6 +637,28 @@ impl Node {
     /// Resolves when this node must stop, with the reason.
     pub async fn failed(&self) -> String {
         self.0.failure.wait().await
+    }
+
+    /// Resolves when the process has to end and start again, with what it has on disk.
+    pub async fn restart_wanted(&self) {
+        self.0.restart.cancelled().await;
+    }
+
+    /// Hands what this node leads to others, so that its end is not noticed. Returns when nothing is led here any more, or
+    /// nobody takes it in time.
+    pub async fn hand_over_all(&self) {
+        let handing = self.0.groups.iter().filter(|group| group.leadership.leads().is_some()).map(|group| async move {
+            let Some(to) = group.heir(&self.0.links) else { return };
+            self.hand_over(group.id, to).await;
+            let ends = async {
+                while group.leadership.leads().is_some() || group.leadership.leader().is_none() {
+                    tokio::time::sleep(LEADER_PAUSE).await;
+                }
+            };
+            // Whoever waits for longer finds the next leader by an election.
+            let _ = tokio::time::timeout(HAND_OVER_PATIENCE, ends).await;
+        });
+        futures::future::join_all(handing).await;
     }
 
     /// Stops the groups and the peer port. What is acknowledged is on disk already.

@@ -78,6 +78,7 @@ impl Handler for Inner {
                     let asked: LeaseCall = decode(&payload).map_err(|error| format!("malformed: {error}"))?;
                     Ok(encode(&group.lease_call(asked).await))
                 }
+                Kind::Fetch => self.fetched(from, group, &payload).await,
                 Kind::Step => self.take_step(group, &payload).await.map(|()| Bytes::new()),
                 Kind::Unspecified | Kind::Call | Kind::Heads | Kind::Survey => Err("unknown kind of request".into()),
             }

@@ -1,9 +1,11 @@
 //! A group's whole state, sent to a replica that is too far behind for the log.
 //!
 //! The leader reads a pinned view chunk by chunk and sends each chunk as a request; the answer to one asks for the next,
-//! so neither side holds more than a chunk. The receiver spools to disk and installs what is complete.
+//! so neither side holds more than a chunk. The receiver spools to disk and installs what is complete. When the link goes
+//! down the sender waits for it and goes on where the receiver is. All that a node sends together keeps to a pace, so that
+//! what else it does is not slowed down.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kv_core::{GroupId, NodeId};
@@ -12,6 +14,7 @@ use kv_store::{SnapshotReceiver, State};
 use openraft::raft::SnapshotResponse;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
     link::{LinkError, Links},
@@ -19,11 +22,15 @@ use crate::{
 };
 
 /// Bytes of one chunk: small beside a link's window, so that other messages get through between two.
-const CHUNK_BYTES: usize = 512 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 512 * 1024;
 
 /// How long one chunk may take. The last one includes installing everything.
-const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long a transfer waits for its link to come back.
+const RESUME_PATIENCE: Duration = Duration::from_secs(60);
+const RESUME_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Serialize, Deserialize)]
 enum Part {
@@ -32,12 +39,15 @@ enum Part {
     Chunk(Bytes),
     /// Install it.
     Last(Box<(Vote, SnapshotMeta)>),
+    /// The link was down: which chunk comes next?
+    Resume,
 }
 
 #[derive(Serialize, Deserialize)]
 enum PartAnswer {
     Next,
     Installed(SnapshotResponse<Types>),
+    At(u32),
 }
 
 /// Why a snapshot did not arrive.
@@ -56,6 +66,7 @@ pub(crate) async fn send(
     links: &Links,
     to: NodeId,
     group: GroupId,
+    pace: &Pace,
     vote: Vote,
     snapshot: Snapshot,
 ) -> Result<SnapshotResponse<Types>, SendError> {
@@ -66,6 +77,7 @@ pub(crate) async fn send(
         decode(&answer).map_err(|_| SendError::Answer)
     };
     ask(&Part::First, CHUNK_PATIENCE).await?;
+    let mut sequence = 0u32;
     loop {
         let (back, chunk) = tokio::task::spawn_blocking(move || {
             let chunk = pinned.next_chunk(CHUNK_BYTES);
@@ -75,11 +87,63 @@ pub(crate) async fn send(
         .map_err(|_| SendError::Answer)?;
         pinned = back;
         let Some(chunk) = chunk.map_err(SendError::Read)? else { break };
-        ask(&Part::Chunk(chunk), CHUNK_PATIENCE).await?;
+        pace.keep(chunk.len()).await;
+        while let Err(error) = ask(&Part::Chunk(chunk.clone()), CHUNK_PATIENCE).await {
+            tracing::info!(%group, %to, sequence, %error, "a snapshot is held up");
+            reconnected(links, to).await?;
+            match ask(&Part::Resume, CHUNK_PATIENCE).await {
+                Ok(PartAnswer::At(at)) if at == sequence => {}
+                // It had arrived, only the answer had not.
+                Ok(PartAnswer::At(at)) if at == sequence + 1 => break,
+                Err(SendError::Link(LinkError::Unsent | LinkError::Lost | LinkError::Timeout)) => {}
+                Ok(_) | Err(_) => return Err(error),
+            }
+        }
+        sequence += 1;
     }
     match ask(&Part::Last(Box::new((vote, snapshot.meta))), INSTALL_PATIENCE).await? {
         PartAnswer::Installed(response) => Ok(response),
-        PartAnswer::Next => Err(SendError::Answer),
+        PartAnswer::Next | PartAnswer::At(_) => Err(SendError::Answer),
+    }
+}
+
+/// Returns when there is a link again.
+async fn reconnected(links: &Links, to: NodeId) -> Result<(), SendError> {
+    let deadline = Instant::now() + RESUME_PATIENCE;
+    while !links.up(to) {
+        if Instant::now() > deadline {
+            return Err(SendError::Link(LinkError::Unsent));
+        }
+        tokio::time::sleep(RESUME_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Keeps all snapshots that a node sends together to so many bytes a second.
+#[derive(Clone)]
+pub(crate) struct Pace(Arc<Keeping>);
+
+struct Keeping {
+    bytes_per_second: u64,
+    /// When the next chunk may go.
+    next: Mutex<Instant>,
+}
+
+impl Pace {
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        Pace(Arc::new(Keeping { bytes_per_second: bytes_per_second.max(1), next: Mutex::new(Instant::now()) }))
+    }
+
+    /// Returns when so many bytes may be sent.
+    pub(crate) async fn keep(&self, bytes: usize) {
+        let takes = Duration::from_secs_f64(bytes as f64 / self.0.bytes_per_second as f64);
+        let turn = {
+            let mut next = self.0.next.lock();
+            let turn = (*next).max(Instant::now());
+            *next = turn + takes;
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
     }
 }
 
@@ -112,6 +176,10 @@ impl Incoming {
                 let receiver = receiver.await.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
                 self.0.lock().insert((from, group), receiver);
                 Ok(encode(&PartAnswer::Next))
+            }
+            Part::Resume => {
+                let expected = self.0.lock().get(&(from, group)).map(SnapshotReceiver::expects);
+                Ok(encode(&PartAnswer::At(expected.ok_or("no such snapshot transfer")?)))
             }
             Part::Last(last) => {
                 let (vote, meta) = *last;

@@ -275,3 +275,27 @@ async fn noise_on_the_peer_port_harms_nobody() {
     cluster.node(0).txn(&ks, put("k", "v")).await.unwrap();
     assert_eq!(get(&cluster, 0, "calm", "k").await.as_deref(), Some("v"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_says_how_stale_it_may_be() {
+    let mut cluster =
+        Cluster::start_with(3, Timing { read_timeout: Duration::from_millis(300), ..Timing::default() }).await;
+    let ks = keyspace("some");
+    let group = cluster.node(0).group_of(&ks);
+    cluster.node(0).txn(&ks, put("k", "v")).await.unwrap();
+    // Nobody has asked at this node yet, so that it has to; then it is known for a while.
+    let hour = Duration::from_secs(3600);
+    let first =
+        until("a leader confirms", async || cluster.node(2).fresh_within(group, Duration::ZERO).await.ok()).await;
+    assert!(first < hour);
+    assert_eq!(get(&cluster, 2, "some", "k").await.as_deref(), Some("v"));
+    let before = std::time::Instant::now();
+    cluster.stop(0).await;
+    cluster.stop(1).await;
+    // Alone it can confirm nothing, and knows since when.
+    let alone = before.elapsed();
+    let known = cluster.node(2).fresh_within(group, hour).await.unwrap();
+    assert!(known >= alone, "{known:?} is less than {alone:?}");
+    let refused = cluster.node(2).fresh_within(group, Duration::from_millis(1)).await.unwrap_err();
+    assert!(matches!(refused, ReadError::Stale { age: Some(age), .. } if age >= known), "{refused}");
+}

@@ -7,7 +7,8 @@ use kv_core::{ChainError, GroupId, Keyspace, Revision};
 use crate::identity::Mismatch;
 
 /// What to do about damaged data. The other replicas have it all.
-const HEAL: &str = "stop this node, wipe its data directory, and let it catch up from its peers";
+const HEAL: &str = "the other replicas have it: `netstate cluster repair` fetches it from them while the node is up; if the \
+                    node does not start, replace it with `netstate cluster replace`";
 
 /// Why the store could not read or write. None of these is worth a retry: the node has to stop.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -180,6 +181,9 @@ pub enum OpenError {
         /// What is wrong with it.
         why: String,
     },
+    /// The state is damaged, the log is not: the state can be [had from others](crate::Store::rescue).
+    #[error(transparent)]
+    State(StoreError),
     /// The stored data could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),

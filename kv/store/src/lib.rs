@@ -6,6 +6,7 @@
 //!            LOCK        held while a process has the directory open
 //!            raft-log/   segments: entries, votes and positions of all groups
 //!            state/      RocksDB with its write-ahead log off: what the applied entries came to, by group
+//!            rescue/     while the state cannot be opened: an empty store to receive it anew
 //!            snapshots/  what is being received, and what is being put in the place of a group's state
 //! ```
 //!

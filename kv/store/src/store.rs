@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,12 +11,13 @@ use kv_core::GroupId;
 use rocksdb::Cache;
 use tempfile::TempDir;
 
-use crate::{Identity, OpenError, Options, RaftLog, State, StoreError, files, state::Reclaim};
+use crate::{Identity, OpenError, Options, RaftLog, ReceivedSnapshot, State, StoreError, files, state::Reclaim};
 
 const LOCK: &str = "LOCK";
 const LOG: &str = "raft-log";
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snapshots";
+const RESCUE: &str = "rescue";
 
 /// A node's data directory, open. Cheap to clone; it stays locked until the last clone has gone, of its log and its state
 /// too.
@@ -67,9 +69,18 @@ impl Store {
         // a log that has forgotten its vote could vote twice.
         let log = RaftLog::open(&dir.join(LOG), !founded, identity.groups, options, Some(directory.clone()))?;
         let reclaim = Reclaim::default();
-        let rocks = options.state(&cache, !founded, reclaim.clone());
-        let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups, directory.clone())?;
+        let rebuilding = Rebuild::begin(dir, &snapshots)?;
+        let rocks = options.state(&cache, !founded || rebuilding.is_some(), reclaim.clone());
+        let state = State::open(&dir.join(STATE), &snapshots, &rocks, reclaim, identity.groups, directory.clone());
+        let state = state.map_err(|error| match error {
+            StoreError::Damaged { .. } if founded => OpenError::State(error),
+            _ => OpenError::Store(error),
+        })?;
+        if let Some(rebuilding) = rebuilding {
+            rebuilding.done()?;
+        }
         if founded {
+            remove(&dir.join(RESCUE))?;
             check_overlap(&log, &state, dir, identity.groups)?;
         } else {
             // The file is written last. Without it there are at most empty databases, of a start that was cut short.
@@ -82,6 +93,30 @@ impl Store {
         Ok(Store { log, state, directory })
     }
 
+    /// An empty store beside a directory whose state cannot be opened, which stays as it is. Groups' states can be received
+    /// here and [staged](Store::stage) there; nothing else must be done with it: it knows no votes.
+    pub fn rescue(dir: &Path, identity: &Identity, options: &Options) -> Result<Store, OpenError> {
+        let lock = lock(dir)?;
+        let directory = Arc::new(Directory { path: dir.into(), _lock: lock, _temporary: None });
+        identity.check(dir)?;
+        let rescue = dir.join(RESCUE);
+        remove(&rescue)?;
+        let snapshots = rescue.join(SNAPSHOTS);
+        fs::create_dir_all(&snapshots).map_err(|error| files::error(&snapshots, "creating the directory", error))?;
+        let log = RaftLog::open(&rescue.join(LOG), true, identity.groups, options, Some(directory.clone()))?;
+        let (cache, reclaim) = (Cache::new_lru_cache(options.block_cache_bytes), Reclaim::default());
+        let rocks = options.state(&cache, true, reclaim.clone());
+        let state = rescue.join(STATE);
+        let state = State::open(&state, &snapshots, &rocks, reclaim, identity.groups, directory.clone())?;
+        Ok(Store { log, state, directory })
+    }
+
+    /// Puts a group's received state where the next start of the node takes it in the place of the one that is there, which
+    /// is void from now on.
+    pub fn stage(&self, received: ReceivedSnapshot) -> Result<(), StoreError> {
+        received.stage_in(&self.directory.path.join(SNAPSHOTS))
+    }
+
     /// The raft log of all groups.
     pub fn log(&self) -> &RaftLog {
         &self.log
@@ -92,9 +127,55 @@ impl Store {
         &self.state
     }
 
+    /// Has the next start of the node begin with an empty state database, into which every group's
+    /// [staged](Store::stage) snapshot is put. For one that RocksDB cannot read any more.
+    pub fn rebuild_state(&self) -> Result<(), StoreError> {
+        let snapshots = self.directory.path.join(SNAPSHOTS);
+        files::write(&snapshots.join(Rebuild::ASKED), b"")
+    }
+
     /// Bytes of all files in the directory.
     pub fn disk_bytes(&self) -> u64 {
         files::bytes_below(&self.directory.path)
+    }
+}
+
+/// A state database that is made anew. The first marker says that the old one has to go, the second that it has gone and
+/// that not all groups' snapshots are in the new one yet.
+struct Rebuild {
+    marker: PathBuf,
+}
+
+impl Rebuild {
+    const ASKED: &str = "REBUILD";
+    const BEGUN: &str = "REBUILDING";
+
+    fn begin(dir: &Path, snapshots: &Path) -> Result<Option<Self>, StoreError> {
+        let (asked, marker) = (snapshots.join(Self::ASKED), snapshots.join(Self::BEGUN));
+        if asked.exists() {
+            let state = dir.join(STATE);
+            tracing::warn!(state = %state.display(), "making the state database anew");
+            remove(&state)?;
+            files::sync_dir(dir)?;
+            fs::rename(&asked, &marker).map_err(|error| files::error(&marker, "renaming the file", error))?;
+            files::sync_dir(snapshots)?;
+        }
+        Ok(marker.exists().then_some(Rebuild { marker }))
+    }
+
+    fn done(self) -> Result<(), StoreError> {
+        fs::remove_file(&self.marker).map_err(|error| files::error(&self.marker, "removing the file", error))?;
+        files::sync_dir(self.marker.parent().unwrap_or(&self.marker))
+    }
+}
+
+/// Removes a directory, if it is there.
+fn remove(dir: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(files::error(dir, "removing the directory", error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -119,7 +200,7 @@ fn check_overlap(log: &RaftLog, state: &State, dir: &Path, groups: u16) -> Resul
             && applied.is_none_or(|applied| applied < purged)
         {
             let applied = applied.map_or("nothing".into(), |applied| format!("entry {applied}"));
-            return Err(OpenError::Store(StoreError::Damaged {
+            return Err(OpenError::State(StoreError::Damaged {
                 file: dir.join(STATE).display().to_string(),
                 key: format!("the state of {group}"),
                 why: format!("it has applied {applied}, but the log starts behind entry {purged}"),

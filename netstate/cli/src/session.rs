@@ -66,6 +66,12 @@ impl Session {
         Ok(Client::connect(self.servers.clone(), options(self.timeout.unwrap_or(WAIT_TIMEOUT).get()))?)
     }
 
+    /// A client for what takes its time, and is asked for once.
+    pub(crate) fn patient(&self, patience: Duration) -> Result<Client, Failure> {
+        let deadline = self.timeout.map_or(patience, Span::get);
+        Ok(Client::connect(self.servers.clone(), Options { deadline, attempt: deadline, ..Options::default() })?)
+    }
+
     /// How long to wait for hosts.
     pub(crate) fn patience(&self) -> Duration {
         self.timeout.unwrap_or(WAIT_TIMEOUT).get()

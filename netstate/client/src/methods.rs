@@ -124,6 +124,8 @@ questions! {
     ClusterClient::change_node(ChangeNodeRequest) -> ChangeNodeResponse as change_node;
     /// Sets how many voters each group should have.
     ClusterClient::set_replicas(SetReplicasRequest) -> SetReplicasResponse as set_replicas;
+    /// Has a node fetch the state of its damaged replicas from the others.
+    ClusterClient::repair(RepairRequest) -> RepairResponse as repair;
 }
 
 streams! {

@@ -29,6 +29,8 @@ pub(crate) enum Call {
     Status,
     /// Walk your replica of this group.
     Verify(GroupId),
+    /// Fetch the state of this group, or of all that are damaged at you, from the others, and start again.
+    Repair(Option<GroupId>),
 }
 
 /// What hosts are asked to have programmed.
@@ -140,6 +142,7 @@ impl CallHandler for Answers {
                 Call::Convergence(question) => Ok(encode(&parts.progress(question))),
                 Call::Connected => Ok(encode(&parts.hub.connected())),
                 Call::Status => parts.status.encoded(),
+                Call::Repair(group) => Ok(encode(&parts.node.repair(group).await.map_err(|error| error.to_string()))),
                 Call::Verify(group) => {
                     let node = parts.node.clone();
                     let walking = tokio::task::spawn_blocking(move || verify(&node, group));

@@ -144,8 +144,14 @@ impl Server {
         self.node.failed().await
     }
 
-    /// Stops: no new requests, those under way get a moment, then the store.
+    /// Resolves when the process has to end and start again, to use what was fetched for a repair.
+    pub async fn restart_wanted(&self) {
+        self.node.restart_wanted().await;
+    }
+
+    /// Stops: what it leads goes to others, then no new requests, those under way get a moment, then the store.
     pub async fn shutdown(self) {
+        self.node.hand_over_all().await;
         self.stop.cancel();
         // Whoever still waits then finds another server.
         let _ = tokio::time::timeout(STOP_PATIENCE, self.serving).await;

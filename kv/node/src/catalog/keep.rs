@@ -70,7 +70,11 @@ impl CatalogWatch {
         loop {
             match Catalog::load(&state, self.0.cluster) {
                 Ok(catalog) => self.set(catalog),
-                Err(error) => inner.failure.report(&error.to_string()),
+                Err(error) => {
+                    if let Some(group) = inner.group(GROUP) {
+                        group.leadership.quarantine.store_failed(&error);
+                    }
+                }
             }
             tokio::select! {
                 changed = revision.changed() => if changed.is_err() { revision = subscribe(&published, &state) },

@@ -14,6 +14,7 @@ use openraft::{
 
 use super::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, decode_stored, encode};
 use crate::{
+    group::Quarantine,
     lessor::Lessor,
     observer::{AppliedCommit, Observer},
     publish::Published,
@@ -29,6 +30,7 @@ pub(crate) struct Machine {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) published: Arc<Published>,
     pub(crate) lessor: Lessor,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// A group's whole state: to be sent, or received.
@@ -88,7 +90,10 @@ impl Machine {
                 batch: batch.as_ref(),
             })
             .collect();
-        let applied = self.state.apply(self.group, &entries)?;
+        let applied = self.state.apply(self.group, &entries).map_err(|error| {
+            self.quarantine.store_failed(&error);
+            error
+        })?;
         let commits: Vec<_> = applied
             .iter()
             .zip(&batches)

@@ -20,7 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{MemberNode, Snapshot, SnapshotData, Types, Vote, decode, encode};
 use crate::{
     link::{LinkError, Links},
-    snapshot,
+    snapshot::{self, Pace},
 };
 
 /// How long a follower may take for one request: it syncs what it appends, and its disk may be busy. A dead one is noticed by
@@ -37,6 +37,7 @@ type Answers<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Type
 pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) links: Links,
+    pub(crate) pace: Pace,
 }
 
 /// One group's client for one other node.
@@ -44,13 +45,14 @@ pub(crate) struct Client {
     group: GroupId,
     target: NodeId,
     links: Links,
+    pace: Pace,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _node: &MemberNode) -> Client {
-        Client { group: self.group, target: NodeId::new(target), links: self.links.clone() }
+        Client { group: self.group, target: NodeId::new(target), links: self.links.clone(), pace: self.pace.clone() }
     }
 }
 
@@ -150,7 +152,7 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sending = snapshot::send(&self.links, self.target, self.group, vote, snapshot);
+        let sending = snapshot::send(&self.links, self.target, self.group, &self.pace, vote, snapshot);
         tokio::select! {
             sent = sending => sent.map_err(|error| StreamingError::from(NetworkError::new(&error))),
             closed = cancel => Err(closed.into()),

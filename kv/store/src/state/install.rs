@@ -7,6 +7,8 @@
 //!            snapshots/g3.install ──► old keys deleted, new ones written, flushed ──► file removed
 //! ```
 //!
+//! A replica that is being repaired has its snapshot renamed while the node runs, and installed when it starts again.
+//!
 //! Must hold: from the rename on the old state is void. A crash anywhere behind it leaves the `.install` file, and the next
 //! start does everything after the rename again, from the file. A crash before it leaves the old state and a file that
 //! is thrown away. All of a received snapshot is checked before the rename: each chunk, each record, and that the heads
@@ -119,6 +121,11 @@ impl State {
 }
 
 impl SnapshotReceiver {
+    /// The number of the chunk that comes next.
+    pub fn expects(&self) -> u32 {
+        self.sequence
+    }
+
     /// Takes the next chunk. After an error the transfer has to start again.
     pub fn chunk(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
         let group = self.spool.group;
@@ -177,6 +184,13 @@ impl SnapshotReceiver {
 }
 
 impl ReceivedSnapshot {
+    /// Puts it where a start of the node takes it in the place of the group's state: in that node's directory for snapshots.
+    pub(crate) fn stage_in(self, dir: &Path) -> Result<(), StoreError> {
+        let marker = dir.join(format!("{}.install", self.spool.group));
+        fs::rename(&self.spool.path, &marker).map_err(|error| files::error(&marker, "renaming the snapshot", error))?;
+        files::sync_dir(dir)
+    }
+
     /// How far the state in it is.
     pub fn applied(&self) -> &Applied {
         &self.applied

@@ -112,16 +112,39 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         server.client_address(),
         server.http_address()
     ));
-    let failed = tokio::select! {
-        reason = server.failed() => Some(reason),
+    let end = tokio::select! {
+        reason = server.failed() => End::Failed(reason),
+        () = server.restart_wanted() => End::Restart,
         signal = ends.arrived() => {
             tracing::info!(signal, "stopping");
-            None
+            End::Stopped
         }
     };
     server.shutdown().await;
-    match failed {
-        Some(reason) => Err(Failure::because(format!("{name} had to stop: {reason}"))),
-        None => Ok(()),
+    match end {
+        End::Stopped => Ok(()),
+        End::Failed(reason) => Err(Failure::because(format!("{name} had to stop: {reason}"))),
+        End::Restart => Err(Failure::refused(start_again())),
     }
+}
+
+/// Why a server ends.
+enum End {
+    Stopped,
+    Failed(String),
+    /// To go on with what it has on disk now.
+    Restart,
+}
+
+/// Replaces this process by one like it: same arguments, same process id, so that whoever watches over it does not notice.
+/// Files and locks close by themselves. Returns only if that was not possible.
+fn start_again() -> std::io::Error {
+    use std::os::unix::process::CommandExt;
+
+    talk("netstate: starting again to use what was fetched");
+    let mut arguments = std::env::args_os();
+    let Some(program) = std::env::current_exe().ok().map(PathBuf::into_os_string).or_else(|| arguments.next()) else {
+        return std::io::Error::other("nobody knows how this program was started");
+    };
+    std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()
 }

@@ -3,7 +3,7 @@
 //! Must hold: pure; each kind of alarm has a word of its own that does not change, which `docs/operations.md` explains and
 //! the metrics carry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kv_node::Standing;
 use netstate_proto::v1 as pb;
@@ -30,6 +30,7 @@ fn alarm(what: &str, place: &str, text: String, advice: &str, serious: bool) -> 
 /// All that is not well, the serious first.
 pub(super) fn of(picture: &Picture) -> Vec<pb::Alarm> {
     let mut alarms = nodes(picture);
+    alarms.extend(picture.reports.iter().flat_map(|(node, report)| damaged(&picture.name(*node), report)));
     alarms.extend(groups(picture));
     let versions: BTreeSet<_> = picture.reports.values().map(|report| report.version.as_str()).collect();
     if versions.len() > 1 {
@@ -81,6 +82,22 @@ fn nodes(picture: &Picture) -> Vec<pb::Alarm> {
     alarms
 }
 
+/// The replicas of a node that are out of service, those for one reason together.
+fn damaged(name: &str, report: &Report) -> Vec<pb::Alarm> {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for group in &report.groups {
+        if let Some(problem) = &group.problem {
+            reasons.entry(problem).or_default().push(format!("g{}", group.group));
+        }
+    }
+    let told = |(reason, groups): (&str, Vec<String>)| {
+        let which = if groups.len() > 4 { format!("{} groups", groups.len()) } else { groups.join(", ") };
+        let text = format!("{name} serves {which} no more: {reason}");
+        alarm("replica-damaged", name, text, &format!("`netstate cluster repair {name}`"), true)
+    };
+    reasons.into_iter().map(told).collect()
+}
+
 fn mebibytes(report: &Report) -> String {
     format!("{} MiB", report.disk_free_bytes >> 20)
 }
@@ -93,15 +110,6 @@ fn groups(picture: &Picture) -> Vec<pb::Alarm> {
         if !led.into_iter().any(|other| other.group == group.group && other.leader.is_some()) {
             let text = format!("{place} has no leader: its keyspaces take no writes");
             alarms.push(alarm("no-leader", &place, text, "see to it that a majority of its voters is up", true));
-        }
-        for (node, report) in &picture.reports {
-            let found = report.groups.iter().find(|other| other.group == group.group);
-            if let Some(problem) = found.and_then(|found| found.problem.as_ref()) {
-                let name = picture.name(*node);
-                let place = format!("{place} on {name}");
-                let advice = format!("`netstate cluster repair {name} --group {}`", group.group);
-                alarms.push(alarm("replica-damaged", &place, problem.clone(), &advice, true));
-            }
         }
         let wanted = picture.replicas.min(picture.nodes.len());
         if let Some(placed) = picture.placed(group.group).filter(|placed| placed.leader.is_some())

@@ -1,8 +1,8 @@
 //! The cluster itself: how it is, and who belongs to it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use kv_core::NodeId;
+use kv_core::{GroupId, NodeId};
 use kv_node::{MembershipError, NodeRecord, Replicas, Step};
 use netstate_proto::v1::{self as pb, change_node_request::Change, cluster_server::Cluster};
 use tonic::{Request, Response, Status};
@@ -11,7 +11,10 @@ use super::{
     ASK_PATIENCE, Services, alarms,
     status::{GroupReport, PlacementReport, Report},
 };
-use crate::forward::Call;
+use crate::forward::{self, Call};
+
+/// How long a node may take to fetch what it needs.
+const REPAIR_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What all nodes said when they were asked.
 pub(super) struct Picture {
@@ -177,6 +180,27 @@ impl Cluster for Services {
         };
         changed.map_err(|error| status(&error))?;
         Ok(Response::new(pb::ChangeNodeResponse {}))
+    }
+
+    async fn repair(&self, request: Request<pb::RepairRequest>) -> Result<Response<pb::RepairResponse>, Status> {
+        let request = request.into_inner();
+        let members = self.node.members();
+        let named = members.iter().find(|member| member.name == request.node);
+        let node = named
+            .map(|member| member.id)
+            .ok_or_else(|| status(&MembershipError::Unknown { name: request.node.clone() }))?;
+        let group = match request.group.map(u16::try_from) {
+            None => None,
+            Some(Ok(group)) if group < self.node.groups() => Some(GroupId::new(group)),
+            Some(_) => {
+                return Err(Status::not_found("there is no such group; `netstate cluster status --groups` lists them"));
+            }
+        };
+        let asked = self.node.call(node, forward::encode(&Call::Repair(group)), REPAIR_PATIENCE).await;
+        let answer = asked.map_err(|error| Status::unavailable(error.to_string()))?;
+        let repaired: Result<Vec<GroupId>, String> = forward::decode(&answer).map_err(Status::internal)?;
+        let groups = repaired.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::RepairResponse { groups: groups.into_iter().map(|group| group.get().into()).collect() }))
     }
 
     async fn set_replicas(

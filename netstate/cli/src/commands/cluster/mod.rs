@@ -1,6 +1,7 @@
 //! `netstate cluster`.
 
 mod nodes;
+mod repair;
 mod status;
 
 use crate::{failure::Failure, session::Session};
@@ -14,6 +15,7 @@ pub(crate) enum Command {
     Replace(nodes::Replace),
     Drain(nodes::Drain),
     Replicas(nodes::Replicas),
+    Repair(repair::Args),
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
@@ -23,6 +25,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Remove(args) => nodes::remove(&args, session).await,
         Command::Replace(args) => nodes::replace(&args, session).await,
         Command::Drain(args) => nodes::drain(&args, session).await,
+        Command::Repair(args) => repair::run(&args, session).await,
         Command::Replicas(args) => nodes::replicas(&args, session).await,
     }
 }

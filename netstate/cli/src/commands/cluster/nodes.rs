@@ -81,7 +81,7 @@ pub(crate) struct Replicas {
 }
 
 #[derive(Debug, clap::Args)]
-struct Wait {
+pub(super) struct Wait {
     /// Return at once; it goes on by itself
     #[arg(long)]
     no_wait: bool,
@@ -91,7 +91,7 @@ struct Wait {
 }
 
 /// How far a change is, in words; `Ok`: done.
-type Progress = Result<String, String>;
+pub(super) type Progress = Result<String, String>;
 
 pub(crate) async fn join(args: &Join, session: &Session) -> Result<(), Failure> {
     let status = look(session).await?;
@@ -182,7 +182,7 @@ async fn look(session: &Session) -> Result<pb::ClusterStatusResponse, Failure> {
 }
 
 /// Looks until it is done, with a line that says how far it is.
-async fn wait(
+pub(super) async fn wait(
     session: &Session,
     wait: &Wait,
     progress: impl Fn(&pb::ClusterStatusResponse) -> Progress,
