@@ -126,6 +126,9 @@ impl Hasher {
 }
 
 impl Digest {
+    /// Of nothing: what the first record names as the one before it.
+    pub const ZERO: Digest = Digest([0; 32]);
+
     /// Of a commit's changes, in their order.
     pub fn of(changes: &[Change]) -> Self {
         let hasher = Hasher::new(&CHANGES).number(changes.len() as u64);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Keyspace, LeaseId, RequestId, Revision, Timestamp, TxnOutcome};
+use crate::{GroupId, Keyspace, LeaseId, MoveId, MoveStep, RequestId, Revision, Timestamp, TxnOutcome};
 
 /// One log entry's commits, applied in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,13 @@ pub enum Effect {
         /// Its value; `None`: removed.
         value: Option<Bytes>,
     },
+    /// A step of the keyspace's move to another group. Nothing else is in its commit.
+    Move {
+        /// The move.
+        id: MoveId,
+        /// The step.
+        step: MoveStep,
+    },
 }
 
 /// What applying a commit came to. The same on every replica.
@@ -95,6 +102,11 @@ pub enum Outcome {
     Stale {
         /// Where the keyspace is.
         head: Revision,
+    },
+    /// The keyspace moves to another group, or is there by now; nothing was changed.
+    Elsewhere {
+        /// The group.
+        to: GroupId,
     },
 }
 
@@ -118,6 +130,18 @@ impl Change {
 impl Commit {
     /// Bytes of keys and values.
     pub fn size(&self) -> usize {
-        self.changes.iter().map(Change::size).sum()
+        let rows = self.effects.iter().map(|effect| match effect {
+            Effect::Move { step, .. } => step.size(),
+            _ => 0,
+        });
+        self.changes.iter().map(Change::size).sum::<usize>() + rows.sum::<usize>()
+    }
+
+    /// The step of a move that it is.
+    pub fn step(&self) -> Option<(MoveId, &MoveStep)> {
+        match self.effects.first() {
+            Some(Effect::Move { id, step }) => Some((*id, step)),
+            _ => None,
+        }
     }
 }

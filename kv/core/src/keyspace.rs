@@ -11,6 +11,9 @@ use crate::{GroupId, limits};
 #[serde(try_from = "String", into = "String")]
 pub struct Keyspace(Arc<str>);
 
+/// Keyspaces of the cluster itself.
+const STAY: [&str; 2] = ["kv/placement", "kv/moves"];
+
 /// Why a text is no keyspace name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyspaceError {
@@ -46,8 +49,18 @@ impl Keyspace {
         &self.0
     }
 
-    /// The group that holds this keyspace, of a cluster founded with `groups` groups: crc32 of the name.
+    /// Whether this keyspace stays in the first group: who carries something out for the cluster leads that group, and
+    /// keeps what it has to do there.
+    pub fn stays(&self) -> bool {
+        STAY.contains(&self.as_str())
+    }
+
+    /// The group that holds this keyspace unless it has moved, of a cluster founded with `groups` groups: crc32 of the
+    /// name.
     pub fn group(&self, groups: u16) -> GroupId {
+        if self.stays() {
+            return GroupId::new(0);
+        }
         let hash = crc32(self.0.as_bytes());
         GroupId::new(u16::try_from(hash % u32::from(groups.max(1))).expect("below a u16"))
     }

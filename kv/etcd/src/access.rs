@@ -174,8 +174,7 @@ impl Shared {
     /// Returns when the local replica has what was acknowledged before, users and roles among it. Called before somebody is
     /// judged, where that has to be by what is current.
     pub(crate) async fn up_to_date(&self, keyspace: &Keyspace) -> Result<(), Status> {
-        let node = self.node();
-        node.read_barrier(node.group_of(keyspace)).await.map_err(|error| status::read(&error))
+        self.node().up_to_date(keyspace).await.map_err(|error| status::read(&error))
     }
 
     /// Returns when the local replica is as fresh as a read wants: current, unless it is serializable or names a bound. Of
@@ -222,7 +221,7 @@ impl Shared {
     fn judge(&self, keyspace: &Keyspace) -> Result<Judge, Status> {
         let node = self.node();
         // Taken before the records are read, which are then at least as new.
-        let changes = node.record_changes(keyspace);
+        let changes = node.record_changes();
         let mut states = self.0.states.lock();
         if let Some(known) = states.get(keyspace).filter(|known| known.changes == changes) {
             return Ok(known.judge.clone());

@@ -51,7 +51,7 @@ impl Config {
 impl Config {
     /// Whether a keyspace is the store's own: clients of etcd don't write there.
     pub(crate) fn is_own(&self, keyspace: &Keyspace) -> bool {
-        keyspace.as_str().starts_with(&self.own_prefix) || keyspace.as_str() == kv_node::PLACEMENT
+        keyspace.as_str().starts_with(&self.own_prefix) || keyspace.stays()
     }
 }
 

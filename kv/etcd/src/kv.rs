@@ -34,7 +34,7 @@ impl KvService {
         let answered = self.0.transact(caller, txn, may).await?.map_err(|error| status::commit(&error))?;
         match answered.outcome {
             Outcome::Applied(done) | Outcome::Repeated(done) => Ok((answered, done.revision)),
-            Outcome::Stale { .. } => Err(status::timeout()),
+            Outcome::Stale { .. } | Outcome::Elsewhere { .. } => Err(status::timeout()),
         }
     }
 
@@ -193,6 +193,7 @@ impl Kv for KvService {
                 let revision = match answered.outcome {
                     Outcome::Applied(done) | Outcome::Repeated(done) => done.revision,
                     Outcome::Stale { head } => head,
+                    Outcome::Elsewhere { .. } => return Err(status::timeout()),
                 };
                 (answered, revision)
             }

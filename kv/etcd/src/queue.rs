@@ -175,7 +175,7 @@ pub(crate) async fn leave(
     let txn = Txn { compares, then, actor: caller.actor(), ..Txn::default() };
     match shared.node().txn(&caller.keyspace, txn).await.map_err(|error| status::commit(&error))? {
         Outcome::Applied(done) | Outcome::Repeated(done) => Ok(done.revision),
-        Outcome::Stale { .. } => Err(status::timeout()),
+        Outcome::Stale { .. } | Outcome::Elsewhere { .. } => Err(status::timeout()),
     }
 }
 

@@ -103,8 +103,7 @@ impl Services {
 
 /// Whether a linearizable read works, in etcd's form.
 async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    let group = shared.node().group_of(&shared.config().keyspace);
-    match shared.node().read_barrier(group).await {
+    match shared.node().up_to_date(&shared.config().keyspace).await {
         Ok(()) => (StatusCode::OK, r#"{"health":"true","reason":""}"#),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, r#"{"health":"false","reason":"NO LEADER"}"#),
     }

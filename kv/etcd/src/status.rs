@@ -67,7 +67,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Status {
 
 pub(crate) fn commit(error: &CommitError) -> Status {
     match error {
-        CommitError::NotLeader { .. } => no_leader(),
+        // Where a keyspace moves to there is a leader in a moment.
+        CommitError::NotLeader { .. } | CommitError::Moving { .. } => no_leader(),
         CommitError::Overloaded { .. } => {
             let mut status = too_many_requests();
             if let kv_node::Retry::After(pause) = error.retry() {

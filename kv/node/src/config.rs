@@ -86,6 +86,8 @@ pub struct Timing {
     pub purge_after_entries: u64,
     /// Bytes a second that a node sends of whole groups' states, to all other nodes together.
     pub snapshot_bytes_per_second: u64,
+    /// Bytes that are copied in a second from group to group while keyspaces move and are written.
+    pub move_bytes_per_second: u64,
 }
 
 impl Default for Timing {
@@ -101,6 +103,7 @@ impl Default for Timing {
             purge_after_bytes: 32 * 1024 * 1024,
             purge_after_entries: 20_000,
             snapshot_bytes_per_second: 64 * 1024 * 1024,
+            move_bytes_per_second: 32 * 1024 * 1024,
         }
     }
 }

@@ -83,6 +83,12 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
+    /// Not done: the keyspace moves, or is in another group.
+    #[error("the keyspace is moving to {to}; try again in a moment")]
+    Moving {
+        /// The other group.
+        to: GroupId,
+    },
 }
 
 impl CommitError {
@@ -95,6 +101,7 @@ impl CommitError {
             CommitError::TooLarge { .. } | CommitError::KeyTwice { .. } | CommitError::Refused(_) => Retry::Never,
             CommitError::Unknown { .. } => Retry::IfIdempotent,
             CommitError::OutOfService { .. } => Retry::Elsewhere { hint: None },
+            CommitError::Moving { .. } => Retry::After(Duration::from_millis(20)),
         }
     }
 }

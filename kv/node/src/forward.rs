@@ -99,6 +99,7 @@ fn size(job: &Job) -> usize {
         let compares = txn.compares.iter().map(kv_core::Compare::size).sum::<usize>();
         let records = txn.effects.iter().map(|effect| match effect {
             Effect::Record { key, value } => key.len() + value.as_ref().map_or(0, bytes::Bytes::len),
+            Effect::Move { step, .. } => step.size(),
             _ => 0,
         });
         operations + compares + records.sum::<usize>()

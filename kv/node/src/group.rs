@@ -22,7 +22,7 @@ use crate::{
     link::Links,
     observer::Observer,
     proposer::Proposer,
-    publish::{Published, applied_index},
+    publish::{Feeds, Published, applied_index},
     raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
     snapshot::Pace,
 };
@@ -178,6 +178,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) disk: &'a Disk,
     pub(crate) pace: &'a Pace,
     pub(crate) stop: &'a CancellationToken,
+    pub(crate) feeds: &'a Arc<Feeds>,
 }
 
 impl Group {
@@ -186,7 +187,7 @@ impl Group {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let state = shared.store.state().clone();
         let applied = applied_index(&state, id).map_err(|error| failed(error.to_string()))?;
-        let published = Arc::new(Published::new(&state, id, applied));
+        let published = Arc::new(Published::new(&state, id, applied, shared.feeds.clone()));
         let appended = Arc::new(AtomicU64::new(0));
         let lessor = Lessor::new(id, state.clone());
         let machine = Machine {

@@ -11,7 +11,7 @@ use crate::{
     group::Group,
     lessor::Renewed,
     link::LinkError,
-    node::Node,
+    node::{Node, in_service},
     raft::{decode, encode},
 };
 
@@ -45,6 +45,11 @@ impl Group {
         let Some(term) = self.leadership.leads() else { return Err(()) };
         // It may have begun to lead a moment ago.
         self.lessor.follow(Some(term));
+        // Whoever asks while the keyspace moves asks again, and gets all of the time where it comes to.
+        let (LeaseCall::Renew(of, _) | LeaseCall::Remaining(of, _)) = &call;
+        if !self.lessor.counts(of) {
+            return Err(());
+        }
         let state = match &call {
             LeaseCall::Renew(keyspace, lease) => match self.lessor.renew(keyspace, *lease) {
                 Renewed::Done { ttl } => Some(LeaseState { ttl, left: Duration::from_secs(ttl) }),
@@ -63,7 +68,7 @@ impl Group {
         };
         // A leader that slept may have been replaced, and the lease ended by its successor.
         self.barrier.pass().await.map_err(|_| ())?;
-        if self.leadership.leads() == Some(term) { Ok(state) } else { Err(()) }
+        if self.leadership.leads() == Some(term) && self.lessor.counts(of) { Ok(state) } else { Err(()) }
     }
 }
 
@@ -80,25 +85,27 @@ impl Node {
 
     /// The keys attached to a lease, in the local replica, in order. Blocks on disk.
     pub fn lease_keys(&self, keyspace: &Keyspace, lease: LeaseId) -> Result<Vec<bytes::Bytes>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let read = self.0.store.state().attached(group.id, keyspace, lease, usize::MAX);
-        read.map_err(|error| crate::node::read_error(&group.leadership, group.id, error.into()))
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().attached(group.id, keyspace, lease, usize::MAX);
+            read.map_err(|error| crate::node::read_error(&group.leadership, group.id, error.into()))
+        })
     }
 
     /// The leases of a keyspace, in the local replica, by id.
     pub fn leases(&self, keyspace: &Keyspace) -> Result<Vec<LeaseId>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let all = self.0.store.state().leases(group.id);
-        let mut found: Vec<_> = all.into_iter().filter(|(of, ..)| of == keyspace).map(|(_, lease, _)| lease).collect();
+        let all = self.here(keyspace, |group| Ok(self.0.store.state().leases_of(group.id, keyspace)))?;
+        let mut found: Vec<_> = all.into_iter().map(|(lease, _)| lease).collect();
         found.sort_unstable();
         Ok(found)
     }
 
     async fn ask_lease(&self, keyspace: &Keyspace, call: LeaseCall) -> Result<Option<LeaseState>, ReadError> {
         let deadline = tokio::time::Instant::now() + self.0.timing.read_timeout;
-        let group = self.serving(keyspace)?;
-        let unconfirmed = || ReadError::Unconfirmed { group: group.id };
         loop {
+            // It may move meanwhile.
+            let id = self.group_of(keyspace);
+            let unconfirmed = || ReadError::Unconfirmed { group: id };
+            let group = in_service(self.0.group(id).ok_or_else(unconfirmed)?)?;
             let asking = async {
                 let leader = group.leadership.leader()?;
                 if leader == self.0.id {

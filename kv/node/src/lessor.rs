@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use kv_core::{Effect, GroupId, Keyspace, LeaseId, Txn};
+use kv_core::{Effect, GroupId, Keyspace, LeaseId, Phase, Txn};
 use kv_store::State;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -146,9 +146,31 @@ impl Lessor {
                         known.written = remaining.is_some();
                     }
                 }
+                Effect::Move { .. } => self.moved(&mut table, keyspace, now),
                 Effect::Compact { .. } | Effect::Record { .. } => {}
             }
         }
+    }
+
+    /// Begins to count a keyspace's leases when it is here, and stops when it moves away. All begin with all of their time:
+    /// who has kept one alive elsewhere in the meantime is not known here.
+    fn moved(&self, table: &mut Table, keyspace: &Keyspace, now: Instant) {
+        let counted: Vec<_> =
+            table.leases.keys().filter(|(of, _)| of == keyspace).map(|(_, lease)| *lease).collect();
+        if !self.counts(keyspace) {
+            counted.into_iter().for_each(|lease| table.remove(keyspace, lease));
+        } else if counted.is_empty() {
+            for (lease, terms) in self.0.state.leases_of(self.0.group, keyspace) {
+                let written = terms.remaining.is_some();
+                table.set(keyspace, lease, Lease::new(terms.ttl, Duration::from_secs(terms.ttl), written, now));
+            }
+        }
+    }
+
+    /// Whether a keyspace's leases are this group's: not while it moves, for then nobody's leases end.
+    pub(crate) fn counts(&self, keyspace: &Keyspace) -> bool {
+        let standing = self.0.state.standing(self.0.group, keyspace);
+        standing.is_none_or(|standing| matches!(standing.phase, Phase::Live))
     }
 
     /// Gives a lease all of its time again.
@@ -203,6 +225,9 @@ impl Lessor {
         }
         let now = Instant::now();
         for (keyspace, id, terms) in self.0.state.leases(self.0.group) {
+            if !self.counts(&keyspace) {
+                continue;
+            }
             let left = Duration::from_secs(terms.remaining.unwrap_or(terms.ttl));
             table.set(&keyspace, id, Lease::new(terms.ttl, left, terms.remaining.is_some(), now));
         }

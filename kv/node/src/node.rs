@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalog::{self, Catalog, CatalogWatch, PLACEMENT},
+    catalog::{Catalog, CatalogWatch},
     clock::Clock,
     config::{Config, MemberInfo, Timing},
     disk::{Disk, Room},
@@ -26,9 +26,11 @@ use crate::{
     housekeeping::{self, Reclaiming},
     link::{self, LinkError, Links},
     members,
+    moves,
     observer::{CallHandler, Observer},
     proposer::Answer,
-    publish, raft,
+    publish::{self, Feeds},
+    raft,
     repair::Outgoing,
     snapshot::{Incoming, Pace},
     watch::{History, Watch},
@@ -145,6 +147,7 @@ pub(crate) struct Inner {
     pub(crate) restart: CancellationToken,
     pub(crate) heads: Heads,
     pub(crate) reclaim: Reclaiming,
+    pub(crate) feeds: Arc<Feeds>,
 }
 
 impl Inner {
@@ -189,6 +192,8 @@ impl Node {
         let quarantines: Vec<_> =
             (0..identity.groups).map(|group| Quarantine::new(GroupId::new(group), failure.clone())).collect();
         let fates = quarantines.clone();
+        let feeds = Arc::new(Feeds::new());
+        let loaded = feeds.clone();
         let opened = tokio::task::spawn_blocking(move || -> Result<Store, StartError> {
             let store = match Store::open(&dir, &identity, &options) {
                 Err(OpenError::State(error)) => {
@@ -201,7 +206,7 @@ impl Node {
                 opened => opened?,
             };
             for (group, quarantine) in (0..identity.groups).map(GroupId::new).zip(fates) {
-                match publish::load(store.state(), group, loading.as_ref()) {
+                match publish::load(store.state(), group, loading.as_ref(), &loaded) {
                     Ok(()) => {}
                     Err(error @ StoreError::Damaged { .. }) => {
                         loading.reset(group);
@@ -239,6 +244,7 @@ impl Node {
             disk: &disk,
             pace: &pace,
             stop: &stop,
+            feeds: &feeds,
         };
         let mut groups = Vec::with_capacity(identity.groups.into());
         for (group, quarantine) in (0..identity.groups).map(GroupId::new).zip(quarantines) {
@@ -264,6 +270,7 @@ impl Node {
             restart: CancellationToken::new(),
             heads: Heads::default(),
             reclaim: Reclaiming::default(),
+            feeds,
         });
         let node = Node(inner.clone());
         tokio::spawn(link::Server::run(inner.links.clone(), inner.clone(), listener, inner.stop.clone()));
@@ -273,6 +280,8 @@ impl Node {
         tokio::spawn(heads::run(inner.clone()));
         tokio::spawn(housekeeping::run(inner.clone()));
         tokio::spawn(govern::run(node.clone()));
+        tokio::spawn(moves::run(node.clone()));
+        tokio::spawn(moves::spread::run(node.clone()));
         let sound = inner.groups.iter().all(|group| group.leadership.problem().is_none());
         if origin.founder && sound {
             tokio::spawn(found(inner, origin.members));
@@ -300,12 +309,9 @@ impl Node {
         u16::try_from(self.0.groups.len()).expect("checked at start")
     }
 
-    /// The group that holds a keyspace.
+    /// The group that holds a keyspace, as far as this node knows.
     pub fn group_of(&self, keyspace: &Keyspace) -> GroupId {
-        if keyspace.as_str() == PLACEMENT {
-            return catalog::GROUP;
-        }
-        keyspace.group(self.groups())
+        self.0.store.state().residence(keyspace).group
     }
 
     fn group(&self, keyspace: &Keyspace) -> &Group {
@@ -327,9 +333,10 @@ impl Node {
     /// One that was worked out against a state that did not come to be is worked out again, unless it names its base.
     pub async fn transact(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Answered>, CommitError> {
         let deadline = tokio::time::Instant::now() + self.0.timing.commit_timeout;
-        let group = self.group(keyspace);
         let mut answers = vec![None; txns.len()];
+        let mut hint = None;
         loop {
+            let group = hint.take().and_then(|group| self.0.group(group)).unwrap_or_else(|| self.group(keyspace));
             let open: Vec<_> = (0..txns.len()).filter(|at| answers[*at].is_none()).collect();
             let asked = open.iter().map(|at| txns[*at].clone()).collect();
             let attempt = tokio::time::timeout_at(deadline, self.attempt(group, keyspace, asked)).await;
@@ -347,6 +354,13 @@ impl Node {
                     if tokio::time::Instant::now() + LEADER_PAUSE > deadline {
                         return Err(error);
                     }
+                }
+                Ok(Err(error @ CommitError::Moving { to })) => {
+                    if tokio::time::Instant::now() + LEADER_PAUSE > deadline {
+                        return Err(error);
+                    }
+                    // The leader knows what this node may not have applied yet.
+                    hint = Some(to);
                 }
                 // With request ids on all of them asking again is safe, and tells what came of the first time.
                 Ok(Err(CommitError::Unknown { .. })) if txns.iter().all(|txn| txn.request.is_some()) => {}
@@ -367,7 +381,7 @@ impl Node {
         Ok(self.txns(keyspace, vec![txn]).await?[0])
     }
 
-    async fn attempt(&self, group: &Group, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
+    pub(crate) async fn attempt(&self, group: &Group, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
         if let Some(reason) = group.leadership.problem() {
             return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
         }
@@ -388,9 +402,10 @@ impl Node {
 
     /// The outcome that the local replica remembers for a request id.
     pub fn recorded(&self, keyspace: &Keyspace, request: &RequestId) -> Result<Option<TxnOutcome>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let read = self.0.store.state().outcome(group.id, keyspace, request);
-        read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().outcome(group.id, keyspace, request);
+            read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+        })
     }
 
     /// Returns when the local replica of the group has applied all that was acknowledged anywhere before the call.
@@ -416,12 +431,11 @@ impl Node {
         limit: usize,
         consistency: Consistency,
     ) -> Result<RangeResult, ReadError> {
-        let group = self.serving(keyspace)?;
-        if consistency == Consistency::Linearizable {
-            group.barrier.pass().await?;
-        }
-        let read = self.0.store.state().range(group.id, keyspace, range, at, limit.min(limits::RANGE_KEYS));
-        read.map_err(|error| read_error(&group.leadership, group.id, error))
+        self.ready(keyspace, consistency).await?;
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().range(group.id, keyspace, range, at, limit.min(limits::RANGE_KEYS));
+            read.map_err(|error| read_error(&group.leadership, group.id, error))
+        })
     }
 
     /// The keys that a query asks for, without any limit but its own. Blocks on disk.
@@ -431,12 +445,11 @@ impl Node {
         query: &Query,
         consistency: Consistency,
     ) -> Result<RangeResult, ReadError> {
-        let group = self.serving(keyspace)?;
-        if consistency == Consistency::Linearizable {
-            group.barrier.pass().await?;
-        }
-        let read = self.0.store.state().query(group.id, keyspace, query);
-        read.map_err(|error| read_error(&group.leadership, group.id, error))
+        self.ready(keyspace, consistency).await?;
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().query(group.id, keyspace, query);
+            read.map_err(|error| read_error(&group.leadership, group.id, error))
+        })
     }
 
     /// A transaction that only reads, in the local replica. `None`: it may write, or the replica changes too fast; it has
@@ -445,58 +458,70 @@ impl Node {
         if txn.writes() {
             return Ok(None);
         }
-        let group = self.group(keyspace);
-        if let Some(reason) = group.leadership.problem() {
-            return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
+        loop {
+            let residence = self.0.store.state().residence(keyspace);
+            let group = self.group(keyspace);
+            if let Some(reason) = group.leadership.problem() {
+                return Err(CommitError::OutOfService { group: group.id, reason: reason.into() });
+            }
+            if !residence.readable {
+                return Ok(None);
+            }
+            let read = group.proposer.check_and_read(keyspace, txn);
+            if self.group_of(keyspace) == residence.group && group.id == residence.group {
+                return read;
+            }
         }
-        group.proposer.check_and_read(keyspace, txn)
     }
 
     /// A keyspace, in figures, in the local replica.
     pub fn usage(&self, keyspace: &Keyspace) -> Usage {
-        self.0.store.state().usage(self.group_of(keyspace), keyspace)
+        self.settled(keyspace, |group| self.0.store.state().usage(group, keyspace))
     }
 
     /// A record beside the keys, in the local replica.
     pub fn beside(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let read = self.0.store.state().beside(group.id, keyspace, key);
-        read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().beside(group.id, keyspace, key);
+            read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+        })
     }
 
     /// All records beside the keys that start so, by key, in the local replica.
     pub fn all_beside(&self, keyspace: &Keyspace, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let read = self.0.store.state().all_beside(group.id, keyspace, prefix);
-        read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().all_beside(group.id, keyspace, prefix);
+            read.map_err(|error| read_error(&group.leadership, group.id, error.into()))
+        })
     }
 
     /// Watches a keyspace, from the revision after `after`.
     pub fn watch(&self, keyspace: &Keyspace, after: Revision) -> Watch {
-        let group = self.group(keyspace);
-        let (revision, recent) = group.published.watched(self.0.store.state(), group.id, keyspace);
-        let (state, leadership) = (self.0.store.state().clone(), group.leadership.clone());
-        let history = History { group: group.id, keyspace: keyspace.clone(), state, leadership, recent };
+        let state = self.0.store.state();
+        let (revision, recent) = self.0.feeds.watched(state, keyspace);
+        let groups = self.0.groups.iter().map(|group| group.leadership.clone()).collect();
+        let history = History { keyspace: keyspace.clone(), state: state.clone(), groups, recent };
         Watch { history, cursor: after, revision }
     }
 
-    /// Changes whenever a record beside the keys of a group's keyspaces does.
-    pub fn records_beside(&self, keyspace: &Keyspace) -> tokio::sync::watch::Receiver<u64> {
-        self.group(keyspace).published.records()
+    /// Changes whenever a record beside the keys of any keyspace does.
+    pub fn records_beside(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.feeds.records()
     }
 
-    /// Grows with every change of records beside the keys, of this keyspace and others, before the change is told to
-    /// anybody: what was read while it had this value is still so.
-    pub fn record_changes(&self, keyspace: &Keyspace) -> u64 {
-        self.group(keyspace).published.record_changes()
+    /// Grows with every change of records beside the keys, of whatever keyspace, before the change is told to anybody:
+    /// what was read while it had this value is still so.
+    pub fn record_changes(&self) -> u64 {
+        self.0.feeds.record_changes()
     }
 
     /// The keys of a query, a page of at most so many at a time, all of one revision however long it takes.
     pub fn pages(&self, keyspace: &Keyspace, query: &Query, keys: usize) -> Result<Pages, ReadError> {
-        let group = self.serving(keyspace)?;
-        let pages = self.0.store.state().pages(group.id, keyspace, query, keys);
-        let pages = pages.map_err(|error| read_error(&group.leadership, group.id, error))?;
-        Ok(Pages { pages, group: group.id, leadership: group.leadership.clone() })
+        self.here(keyspace, |group| {
+            let pages = self.0.store.state().pages(group.id, keyspace, query, keys);
+            let pages = pages.map_err(|error| read_error(&group.leadership, group.id, error))?;
+            Ok(Pages { pages, group: group.id, leadership: group.leadership.clone() })
+        })
     }
 
     /// Why this node's replica of a group serves nothing, if so.
@@ -542,9 +567,10 @@ impl Node {
 
     /// The chain's records after a revision, as the local replica has them. Blocks on disk.
     pub fn records(&self, keyspace: &Keyspace, after: Revision, max: usize) -> Result<Vec<RevisionChanges>, ReadError> {
-        let group = self.serving(keyspace)?;
-        let read = self.0.store.state().records(group.id, keyspace, after, max);
-        read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+        self.here(keyspace, |group| {
+            let read = self.0.store.state().records(group.id, keyspace, after, max);
+            read.map_err(|error| read_error(&group.leadership, group.id, kv_store::ReadError::Store(error)))
+        })
     }
 
     /// Walks every chain of a group in the local replica, from the first record. Blocks on disk, perhaps for long.
@@ -561,7 +587,7 @@ impl Node {
 
     /// A keyspace's head, in the local replica.
     pub fn head(&self, keyspace: &Keyspace) -> Head {
-        self.0.store.state().head(self.group_of(keyspace), keyspace)
+        self.settled(keyspace, |group| self.0.store.state().head(group, keyspace))
     }
 
     /// How many keyspaces a group has, in the local replica.
@@ -571,11 +597,8 @@ impl Node {
 
     /// A group's keyspaces and their heads, in the local replica.
     pub fn keyspaces(&self, group: GroupId) -> Vec<(Keyspace, Head)> {
-        self.0.store.state().keyspaces(group)
-    }
-
-    pub(crate) fn serving(&self, keyspace: &Keyspace) -> Result<&Group, ReadError> {
-        in_service(self.group(keyspace))
+        let found = self.0.store.state().keyspaces(group);
+        found.into_iter().filter(|(keyspace, _)| self.group_of(keyspace) == group).collect()
     }
 
     /// Has another node's upper layer (or this one's) answer a call. `patience`: how long to wait.
@@ -671,7 +694,7 @@ impl Node {
     }
 }
 
-fn in_service(group: &Group) -> Result<&Group, ReadError> {
+pub(crate) fn in_service(group: &Group) -> Result<&Group, ReadError> {
     match group.leadership.problem() {
         Some(reason) => Err(ReadError::OutOfService { group: group.id, reason: reason.into() }),
         None => Ok(group),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kv_core::{
-    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, Operation, Outcome, Refusal, Revision, Timestamp, Txn,
+    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, MoveStep, Operation, Outcome, Refusal, Revision, Timestamp, Txn,
     TxnOutcome, limits,
 };
 use kv_store::State;
@@ -163,6 +163,19 @@ enum Planned {
     Commit(usize, Vec<Done>),
 }
 
+impl Planned {
+    /// Where the keyspace was moving when it came to be applied. Then none of a request's transactions was.
+    fn elsewhere(&self, outcomes: &[Outcome]) -> Option<GroupId> {
+        match self {
+            Planned::Commit(at, _) => match outcomes[*at] {
+                Outcome::Elsewhere { to } => Some(to),
+                _ => None,
+            },
+            Planned::Known(_) => None,
+        }
+    }
+}
+
 struct Planning {
     answer: oneshot::Sender<Answer>,
     slots: Vec<Planned>,
@@ -278,10 +291,19 @@ impl Task {
         }
         let applied = self.state.head(self.group, keyspace);
         let (base, last) = self.overlay.base(keyspace, &applied);
+        if let [Effect::Move { .. }] = &txn.effects[..] {
+            // Whether it fits is decided where it is applied.
+            let mut worked = Worked { succeeded: true, effects: txn.effects.clone(), ..Worked::default() };
+            return Ok(Err((self.commit(keyspace, txn, base, last, &mut worked)?, Vec::new())));
+        }
         if let Some(request) = &txn.request
             && let Some(first) = self.read(self.state.outcome(self.group, keyspace, request))?
         {
             return Ok(Ok(Outcome::Repeated(first)));
+        }
+        let standing = self.state.standing(self.group, keyspace);
+        if let Some(to) = standing.and_then(|standing| standing.elsewhere()) {
+            return Err(CommitError::Moving { to });
         }
         let repeats = txn.request.as_ref().is_some_and(|request| self.overlay.repeats(keyspace, request));
         if !repeats && txn.base.is_some_and(|wanted| wanted != base) {
@@ -373,6 +395,8 @@ impl Task {
                     true
                 }
                 Effect::Grant { .. } | Effect::Record { .. } => true,
+                // It stands alone.
+                Effect::Move { .. } => false,
             };
             effects.extend(keep.then(|| effect.clone()));
         }
@@ -429,6 +453,10 @@ impl Task {
         match sent.result {
             Ok(outcomes) if outcomes.len() == sent.commits.len() => {
                 for planning in sent.waiting {
+                    if let Some(to) = planning.slots.iter().find_map(|slot| slot.elsewhere(&outcomes)) {
+                        tell(planning.answer, Err(CommitError::Moving { to }));
+                        continue;
+                    }
                     let answered = |slot| match slot {
                         Planned::Known(outcome) => Answered { outcome, done: Vec::new() },
                         Planned::Commit(at, done) => {
@@ -453,6 +481,7 @@ fn grows(commit: &Commit) -> bool {
     let adds = |effect: &Effect| match effect {
         Effect::Grant { .. } => true,
         Effect::Record { value, .. } => value.is_some(),
+        Effect::Move { step, .. } => matches!(step, MoveStep::Fill { .. }),
         Effect::Checkpoint { .. } | Effect::Revoke { .. } | Effect::Compact { .. } => false,
     };
     commit.changes.iter().any(|change| change.value.is_some()) || commit.effects.iter().any(adds)

@@ -3,7 +3,7 @@
 //! A watch holds no queue. It takes what lies after its cursor when it is asked for more, from memory if that is recent
 //! and from the store if not; however slow it is, it costs no memory and misses nothing that is retained.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kv_core::{GroupId, KeyRange, Keyspace, Revision};
 use kv_store::{RevisionEvents, State};
@@ -20,6 +20,9 @@ use crate::{
 const READ_REVISIONS: usize = 256;
 const READ_BYTES: usize = 1024 * 1024;
 
+/// Between two looks whether a keyspace that moves has come.
+const ARRIVAL: Duration = Duration::from_millis(20);
+
 /// A watch on all keys of one keyspace. Dropping it ends it.
 pub struct Watch {
     pub(crate) history: History,
@@ -31,10 +34,10 @@ pub struct Watch {
 /// somebody [watches](crate::Node::watch) the keyspace.
 #[derive(Clone)]
 pub struct History {
-    pub(crate) group: GroupId,
     pub(crate) keyspace: Keyspace,
     pub(crate) state: State,
-    pub(crate) leadership: Leadership,
+    /// Of all groups: the keyspace may move.
+    pub(crate) groups: Arc<[Leadership]>,
     pub(crate) recent: Arc<Mutex<Recent>>,
 }
 
@@ -46,7 +49,14 @@ impl Watch {
             // Whoever keeps up is not cut off by a compaction that overtakes it: what is in memory is still there.
             let found = match self.history.recent(self.cursor)? {
                 Some(recent) => recent,
-                None => self.history.read(&KeyRange::All, self.cursor, true)?,
+                None => match self.history.read(&KeyRange::All, self.cursor, true) {
+                    // It moves, and this node has not heard yet that it has come.
+                    Err(WatchError::Read(ReadError::Unconfirmed { .. })) => {
+                        tokio::time::sleep(ARRIVAL).await;
+                        continue;
+                    }
+                    read => read?,
+                },
             };
             if let Some(last) = found.last() {
                 self.cursor = last.revision;
@@ -73,14 +83,27 @@ impl Watch {
 }
 
 impl History {
-    fn in_service(&self) -> Result<(), WatchError> {
-        let Some(reason) = self.leadership.problem() else { return Ok(()) };
-        Err(WatchError::Read(ReadError::OutOfService { group: self.group, reason: reason.to_string() }))
+    /// Where the keyspace can be read now.
+    fn place(&self) -> Result<(GroupId, &Leadership), WatchError> {
+        let residence = self.state.residence(&self.keyspace);
+        let group = residence.group;
+        let unread = |error| Err(WatchError::Read(error));
+        let Some(leadership) = self.groups.get(usize::from(group.get())) else {
+            return unread(ReadError::Unconfirmed { group });
+        };
+        match leadership.problem() {
+            Some(reason) => unread(ReadError::OutOfService { group, reason: reason.to_string() }),
+            // Nothing is lost: whoever asks again when it has come is told all.
+            None if !residence.readable => unread(ReadError::Unconfirmed { group }),
+            None => Ok((group, leadership)),
+        }
     }
 
     /// The revisions after another one that are in memory. `None`: some of them are not.
     fn recent(&self, after: Revision) -> Result<Option<Vec<Arc<RevisionEvents>>>, WatchError> {
-        self.in_service()?;
+        if let Err(WatchError::Read(error @ ReadError::OutOfService { .. })) = self.place() {
+            return Err(WatchError::Read(error));
+        }
         Ok(self.recent.lock().after(after, READ_REVISIONS))
     }
 
@@ -93,8 +116,25 @@ impl History {
         after: Revision,
         previous: bool,
     ) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
-        self.in_service()?;
-        let floor = self.state.usage(self.group, &self.keyspace).floor;
+        loop {
+            let (group, leadership) = self.place()?;
+            let read = self.read_in(group, leadership, range, after, previous);
+            // What was found where it is no more may be less than there is.
+            if self.place()?.0 == group {
+                return read;
+            }
+        }
+    }
+
+    fn read_in(
+        &self,
+        group: GroupId,
+        leadership: &Leadership,
+        range: &KeyRange,
+        after: Revision,
+        previous: bool,
+    ) -> Result<Vec<Arc<RevisionEvents>>, WatchError> {
+        let floor = self.state.usage(group, &self.keyspace).floor;
         if after.next() < floor {
             return Err(WatchError::Compacted { keyspace: self.keyspace.clone(), after, floor });
         }
@@ -102,12 +142,12 @@ impl History {
             return Ok(recent);
         }
         let limits = (READ_REVISIONS, READ_BYTES);
-        let read = self.state.events(self.group, &self.keyspace, range, after, previous, limits);
+        let read = self.state.events(group, &self.keyspace, range, after, previous, limits);
         let stored = read.map_err(|error| match error {
             kv_store::ReadError::Compacted { floor, .. } => {
                 WatchError::Compacted { keyspace: self.keyspace.clone(), after, floor }
             }
-            other => WatchError::Read(crate::node::read_error(&self.leadership, self.group, other)),
+            other => WatchError::Read(crate::node::read_error(leadership, group, other)),
         })?;
         Ok(stored.into_iter().map(Arc::new).collect())
     }

@@ -14,7 +14,8 @@ use serde::Deserialize;
 
 use crate::{
     StoreError,
-    envelope::{self, FORMAT, Flaw},
+    envelope::{self, Flaw},
+    state::KeyspaceRecord,
     store::Directory,
 };
 
@@ -74,8 +75,8 @@ impl Database {
     /// The error for a record that cannot be used, with the table files that may hold it.
     pub(crate) fn flaw(&self, key: &[u8], flaw: &Flaw) -> StoreError {
         let dir = self.dir.display();
-        if let Flaw::Newer { found } = flaw {
-            let (found, known) = (*found, FORMAT);
+        if let Flaw::Newer { found, known } = flaw {
+            let (found, known) = (*found, *known);
             return StoreError::NewerFormat { file: dir.to_string(), key: (self.render)(key), found, known };
         }
         self.damaged(key, &flaw.to_string())
@@ -110,6 +111,11 @@ impl Database {
     /// The value of a record read here.
     pub(crate) fn open_value<'a, T: Deserialize<'a>>(&self, key: &[u8], record: &'a [u8]) -> Result<T, StoreError> {
         envelope::open_value(key, record).map_err(|flaw| self.flaw(key, &flaw))
+    }
+
+    /// A keyspace's record read here.
+    pub(crate) fn open_keyspace(&self, key: &[u8], record: &[u8]) -> Result<KeyspaceRecord, StoreError> {
+        KeyspaceRecord::open(key, record).map_err(|flaw| self.flaw(key, &flaw))
     }
 
     pub(crate) fn write(&self, batch: WriteBatch, options: &WriteOptions) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-/// The format written today.
+/// The format written today, of all but what says otherwise.
 pub(crate) const FORMAT: u8 = 1;
 
 const HEAD_BYTES: usize = 5;
@@ -21,7 +21,7 @@ const HEAD_BYTES: usize = 5;
 pub(crate) enum Flaw {
     Short,
     Checksum { stored: u32, computed: u32 },
-    Newer { found: u8 },
+    Newer { found: u8, known: u8 },
     Payload(postcard::Error),
 }
 
@@ -32,7 +32,7 @@ impl std::fmt::Display for Flaw {
             Flaw::Checksum { stored, computed } => {
                 write!(f, "its checksum is {computed:08x} and should be {stored:08x}")
             }
-            Flaw::Newer { found } => write!(f, "its format is {found}"),
+            Flaw::Newer { found, .. } => write!(f, "its format is {found}"),
             Flaw::Payload(error) => write!(f, "its content makes no sense ({error})"),
         }
     }
@@ -46,9 +46,9 @@ fn checksum(format: u8, key: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn seal(key: &[u8], mut record: Vec<u8>) -> Vec<u8> {
-    let crc = checksum(FORMAT, key, &record[HEAD_BYTES..]);
-    record[0] = FORMAT;
+fn seal(format: u8, key: &[u8], mut record: Vec<u8>) -> Vec<u8> {
+    let crc = checksum(format, key, &record[HEAD_BYTES..]);
+    record[0] = format;
     record[1..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
     record
 }
@@ -58,30 +58,45 @@ pub(crate) fn seal_bytes(key: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(HEAD_BYTES + payload.len());
     record.resize(HEAD_BYTES, 0);
     record.extend_from_slice(payload);
-    seal(key, record)
+    seal(FORMAT, key, record)
 }
 
 /// A record of a value, in a buffer that is given back.
-pub(crate) fn seal_value_into<T: Serialize>(key: &[u8], value: &T, mut buffer: Vec<u8>) -> Vec<u8> {
+pub(crate) fn seal_value_into<T: Serialize>(key: &[u8], value: &T, buffer: Vec<u8>) -> Vec<u8> {
+    seal_format_into(FORMAT, key, value, buffer)
+}
+
+/// The same in another format.
+pub(crate) fn seal_format_into<T: Serialize>(format: u8, key: &[u8], value: &T, mut buffer: Vec<u8>) -> Vec<u8> {
     buffer.clear();
     buffer.resize(HEAD_BYTES, 0);
     let record =
         postcard::to_extend(value, buffer).expect("only lengths unknown up front fail, and our types have none");
-    seal(key, record)
+    seal(format, key, record)
 }
 
 /// The payload of a record.
 pub(crate) fn open<'a>(key: &[u8], record: &'a [u8]) -> Result<&'a [u8], Flaw> {
+    open_upto(FORMAT, key, record).map(|(_, payload)| payload)
+}
+
+/// The format and the payload of a record that may have a format up to this one.
+pub(crate) fn open_upto<'a>(known: u8, key: &[u8], record: &'a [u8]) -> Result<(u8, &'a [u8]), Flaw> {
     let Some((head, payload)) = record.split_first_chunk::<HEAD_BYTES>() else { return Err(Flaw::Short) };
     let [format, crc @ ..] = *head;
     let (stored, computed) = (u32::from_le_bytes(crc), checksum(format, key, payload));
     if stored != computed {
         return Err(Flaw::Checksum { stored, computed });
     }
-    if format != FORMAT {
-        return Err(Flaw::Newer { found: format });
+    if !(FORMAT..=known).contains(&format) {
+        return Err(Flaw::Newer { found: format, known });
     }
-    Ok(payload)
+    Ok((format, payload))
+}
+
+/// The payload of a record without its envelope's head; the checksum has been looked at, or will be.
+pub(crate) fn payload(record: &[u8]) -> &[u8] {
+    record.get(HEAD_BYTES..).unwrap_or_default()
 }
 
 /// The value in a record.

@@ -37,7 +37,7 @@ pub use log::{Done, LogBounds, RaftLog};
 pub use membership::Membership;
 pub use options::Options;
 pub use state::{
-    Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ReceivedSnapshot,
-    RevisionEvents, SnapshotReceiver, State, Usage, Verified, View, Written,
+    Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ROW_FORMAT, ReceivedSnapshot, Residence,
+    RevisionEvents, SnapshotReceiver, State, Transfer, Usage, Verified, View, Written,
 };
 pub use store::Store;

@@ -36,11 +36,11 @@ pub(crate) async fn run(
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
-    let group = node.group_of(&Home::Directory.keyspace());
+    let directory = Home::Directory.keyspace();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if node.leads(group).is_none() {
+        if node.leads(node.group_of(&directory)).is_none() {
             continue;
         }
         for asked in due(&view, clock.as_ref()) {

@@ -176,7 +176,7 @@ impl Hub {
     async fn run(self: Arc<Self>, mut feed: Watch, progress: Duration) {
         let mut ticks = tokio::time::interval(progress);
         ticks.tick().await;
-        let mut records = self.node.records_beside(&self.keyspace);
+        let mut records = self.node.records_beside();
         let mut resume = Instant::now();
         loop {
             tokio::select! {

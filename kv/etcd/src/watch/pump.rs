@@ -1,15 +1,18 @@
 //! Brings the watchers of one stream up to date: those that begin in the past, and those that were too slow.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kv_core::{KeyRange, Revision};
-use kv_node::{RevisionEvents, WatchError};
+use kv_node::{ReadError, RevisionEvents, WatchError};
 
 use super::{hub::Hub, index::Place, outbox::Outbox};
 use crate::{status, wire};
 
 /// Up to so many watchers read the history each for their own keys; more share one reading of all keys.
 const READ_APART: usize = 4;
+
+/// Between two looks whether a keyspace that moves has come.
+const ARRIVAL: Duration = Duration::from_millis(20);
 
 /// Runs until nobody lags on this stream.
 pub(super) async fn run(hub: Arc<Hub>, outbox: Arc<Outbox>) {
@@ -25,37 +28,38 @@ pub(super) async fn run(hub: Arc<Hub>, outbox: Arc<Outbox>) {
         let (hub, outbox) = (hub.clone(), outbox.clone());
         // The history may have to be read from disk.
         let round = tokio::task::spawn_blocking(move || round(&hub, &outbox, &places));
-        if round.await.is_err() {
-            return;
+        match round.await {
+            Ok(true) => {}
+            Ok(false) => tokio::time::sleep(ARRIVAL).await,
+            Err(_) => return,
         }
     }
 }
 
-/// Gives each of these watchers some of what it has missed.
-fn round(hub: &Arc<Hub>, outbox: &Arc<Outbox>, places: &[Place]) {
+/// Gives each of these watchers some of what it has missed. `false`: it could not be read yet.
+fn round(hub: &Arc<Hub>, outbox: &Arc<Outbox>, places: &[Place]) -> bool {
     let mut behind = hub.positions(outbox, places);
     behind.sort_by_key(|(_, after, ..)| *after);
     if behind.len() <= READ_APART {
-        for (place, after, range, previous) in behind {
+        return behind.into_iter().fold(true, |all, (place, after, range, previous)| {
             let read = hub.history().read(&range, after, previous);
-            give(hub, outbox, &[(place, after)], read);
-        }
-        return;
+            give(hub, outbox, &[(place, after)], read) && all
+        });
     }
-    let Some((_, first, ..)) = behind.first() else { return };
+    let Some((_, first, ..)) = behind.first() else { return true };
     let previous = behind.iter().any(|(.., previous)| *previous);
     let read = hub.history().read(&KeyRange::All, *first, previous);
     let all: Vec<_> = behind.iter().map(|(place, after, ..)| (*place, *after)).collect();
-    give(hub, outbox, &all, read);
+    give(hub, outbox, &all, read)
 }
 
-/// Gives watchers what was read. All was read from the first one's position on.
+/// Gives watchers what was read. All was read from the first one's position on. `false`: nothing could be read yet.
 fn give(
     hub: &Arc<Hub>,
     outbox: &Arc<Outbox>,
     watchers: &[(Place, Revision)],
     read: Result<Vec<Arc<RevisionEvents>>, WatchError>,
-) {
+) -> bool {
     let revisions = match read {
         Ok(revisions) => revisions,
         Err(WatchError::Compacted { floor, .. }) => {
@@ -67,9 +71,19 @@ fn give(
                     outbox.lag(*place);
                 }
             }
-            return;
+            return true;
         }
-        Err(error) => return outbox.fail(status::watch(&error)),
+        // It moves, and this node has not heard yet that it has come.
+        Err(WatchError::Read(ReadError::Unconfirmed { .. })) => {
+            for (place, _) in watchers {
+                outbox.lag(*place);
+            }
+            return false;
+        }
+        Err(error) => {
+            outbox.fail(status::watch(&error));
+            return true;
+        }
     };
     let read_to = revisions.last().map(|last| last.revision);
     for (place, after) in watchers {
@@ -79,4 +93,5 @@ fn give(
             outbox.lag(*place);
         }
     }
+    true
 }

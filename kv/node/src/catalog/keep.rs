@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{Catalog, GROUP, MembershipError, Write, keyspace};
-use crate::{Consistency, Node, config::MemberInfo, node::Inner, publish::Published};
+use crate::{Consistency, Node, config::MemberInfo, node::Inner, publish::Feeds};
 
 /// Who the log says has changed the catalog.
 const ACTOR: &str = "placement";
@@ -65,8 +65,7 @@ impl CatalogWatch {
     /// Follows the local replica until the node stops.
     pub(crate) async fn follow(self, inner: Arc<Inner>) {
         let state = inner.store.state().clone();
-        let Some(published) = inner.group(GROUP).map(|group| group.published.clone()) else { return };
-        let mut revision = subscribe(&published, &state);
+        let mut revision = subscribe(&inner.feeds, &state);
         loop {
             match Catalog::load(&state, self.0.cluster) {
                 Ok(catalog) => self.set(catalog),
@@ -77,7 +76,7 @@ impl CatalogWatch {
                 }
             }
             tokio::select! {
-                changed = revision.changed() => if changed.is_err() { revision = subscribe(&published, &state) },
+                changed = revision.changed() => if changed.is_err() { revision = subscribe(&inner.feeds, &state) },
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = inner.stop.cancelled() => return,
             }
@@ -85,8 +84,8 @@ impl CatalogWatch {
     }
 }
 
-fn subscribe(published: &Published, state: &State) -> watch::Receiver<Revision> {
-    published.watched(state, GROUP, &keyspace()).0
+fn subscribe(feeds: &Feeds, state: &State) -> watch::Receiver<Revision> {
+    feeds.watched(state, &keyspace()).0
 }
 
 impl Node {
@@ -121,7 +120,7 @@ impl Node {
                     self.0.catalog.set(known.map_err(|error| not_written(&error))?);
                     return Ok(answer);
                 }
-                Outcome::Stale { .. } => {}
+                Outcome::Stale { .. } | Outcome::Elsewhere { .. } => {}
             }
         }
         Err(MembershipError::NotWritten { reason: "it changes all the time".into() })

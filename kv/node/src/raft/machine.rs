@@ -5,7 +5,7 @@
 use std::{io, sync::Arc};
 
 use futures::{Stream, StreamExt};
-use kv_core::{Batch, GroupId, Outcome};
+use kv_core::{Batch, GroupId, Keyspace, Outcome};
 use kv_store::{EntryToApply, GroupSnapshot, ReceivedSnapshot, State};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -67,17 +67,43 @@ impl Machine {
         Ok(Some(Snapshot { meta, snapshot: SnapshotData::Pinned(pinned) }))
     }
 
-    fn apply_chunk(&self, chunk: Vec<EntryResponder<Types>>) -> io::Result<()> {
-        let batches = chunk
-            .iter()
-            .map(|(entry, _)| match &entry.payload {
-                EntryPayload::Normal(proposal) => decode_stored::<Batch>("log entry", &proposal.0).map(Some),
-                EntryPayload::Blank | EntryPayload::Membership(_) => Ok(None),
-            })
-            .collect::<io::Result<Vec<_>>>()?;
+    /// Applies entries. A step of a move ends what is applied in one write: where its keyspace is changes with it, and what
+    /// came before it has to be shown from there.
+    async fn apply_chunk(&self, chunk: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let (mut entries, mut batches) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
+        for (entry, responder) in chunk {
+            let batch = match &entry.payload {
+                EntryPayload::Normal(proposal) => Some(decode_stored::<Batch>("log entry", &proposal.0)?),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            };
+            let step = batch.iter().flat_map(|batch| &batch.commits).any(|commit| commit.step().is_some());
+            entries.push((entry, responder));
+            batches.push(batch);
+            if step {
+                self.apply_batches(std::mem::take(&mut entries), std::mem::take(&mut batches)).await?;
+            }
+        }
+        if entries.is_empty() { Ok(()) } else { self.apply_batches(entries, batches).await }
+    }
+
+    async fn apply_batches(
+        &self,
+        chunk: Vec<EntryResponder<Types>>,
+        batches: Vec<Option<Batch>>,
+    ) -> io::Result<()> {
+        let unseen = self.await_arrivals(&batches).await;
+        self.apply_now(chunk, &batches, &unseen)
+    }
+
+    fn apply_now(
+        &self,
+        chunk: Vec<EntryResponder<Types>>,
+        batches: &[Option<Batch>],
+        unseen: &[Keyspace],
+    ) -> io::Result<()> {
         let entries: Vec<_> = chunk
             .iter()
-            .zip(&batches)
+            .zip(batches)
             .map(|((entry, _), batch)| EntryToApply {
                 index: entry.log_id.index,
                 log_id: encode(&entry.log_id),
@@ -94,9 +120,11 @@ impl Machine {
             self.quarantine.store_failed(&error);
             error
         })?;
+        self.show_arrivals(batches, &applied, unseen)?;
+        let showing = self.published.feeds().showing.read();
         let commits: Vec<_> = applied
             .iter()
-            .zip(&batches)
+            .zip(batches)
             .filter_map(|(entry, batch)| Some((entry, batch.as_ref()?)))
             .flat_map(|(entry, batch)| {
                 entry.commits.iter().map(|made| {
@@ -105,8 +133,9 @@ impl Machine {
                     AppliedCommit { keyspace: &commit.keyspace, record, changes, written }
                 })
             })
+            .filter(|commit| !self.state.is_elsewhere(commit.keyspace, self.group))
             .collect();
-        for (entry, batch) in applied.iter().zip(&batches) {
+        for (entry, batch) in applied.iter().zip(batches) {
             let Some(batch) = batch else { continue };
             let done = batch.commits.iter().zip(&entry.outcomes);
             for (commit, _) in done.filter(|(_, outcome)| matches!(outcome, Outcome::Applied(_))) {
@@ -114,9 +143,15 @@ impl Machine {
                 self.published.effects(&commit.effects);
             }
         }
-        if !commits.is_empty() {
+        if unseen.is_empty() && !commits.is_empty() {
             self.observer.applied(self.group, &commits);
+        } else if !commits.is_empty() {
+            // What was shown anew has them already.
+            let seen = commits.iter().filter(|commit| !unseen.contains(commit.keyspace)).copied();
+            self.observer.applied(self.group, &seen.collect::<Vec<_>>());
         }
+        drop(showing);
+        self.carry_on(batches, &applied);
         self.published.applied(entries.iter().zip(&applied).map(|(entry, done)| (entry.index, done.fold)), &commits);
         drop(commits);
         for ((_, responder), done) in chunk.into_iter().zip(applied) {
@@ -148,7 +183,7 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut chunks = entries.ready_chunks(APPLY_ENTRIES);
         while let Some(chunk) = chunks.next().await {
-            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?)?;
+            self.apply_chunk(chunk.into_iter().collect::<io::Result<Vec<_>>>()?).await?;
         }
         Ok(())
     }
@@ -162,10 +197,12 @@ impl RaftStateMachine<Types> for Machine {
             return Err(io::Error::other("only a received snapshot can be installed"));
         };
         let (state, observer, group) = (self.state.clone(), self.observer.clone(), self.group);
+        let published = self.published.clone();
         let installing = tokio::task::spawn_blocking(move || {
             state.install(received)?;
+            let _alone = published.feeds().showing.write();
             observer.reset(group);
-            crate::publish::load(&state, group, observer.as_ref())
+            crate::publish::load(&state, group, observer.as_ref(), published.feeds())
         });
         installing.await.map_err(io::Error::other)??;
         self.published.replaced(&self.state, self.group)?;

@@ -1,5 +1,6 @@
 //! What openraft needs from us: types, the log, the state machine, the network.
 
+mod arrival;
 mod log;
 mod machine;
 mod network;

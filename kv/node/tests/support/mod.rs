@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -25,6 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Option<Node>>,
+    pub(crate) seen: Vec<Arc<Seen>>,
     dir: tempfile::TempDir,
     members: Vec<Member>,
     timing: Timing,
@@ -37,6 +39,46 @@ pub(crate) struct Deaf;
 impl Observer for Deaf {
     fn load(&self, _: &Keyspace, _: Head, _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_))) {}
     fn applied(&self, _: GroupId, _: &[AppliedCommit<'_>]) {}
+    fn reset(&self, _: GroupId) {}
+    fn leadership(&self, _: GroupId, _: Option<NodeId>) {}
+}
+
+/// Takes note of how far it has been shown each keyspace, and of what came out of order.
+#[derive(Default)]
+pub(crate) struct Seen {
+    revisions: Mutex<BTreeMap<Keyspace, Revision>>,
+    flaws: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    pub(crate) fn revision(&self, keyspace: &Keyspace) -> Revision {
+        self.revisions.lock().unwrap().get(keyspace).copied().unwrap_or_default()
+    }
+}
+
+impl Observer for Seen {
+    fn load(
+        &self,
+        keyspace: &Keyspace,
+        head: Head,
+        _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_)),
+    ) {
+        self.revisions.lock().unwrap().insert(keyspace.clone(), head.revision);
+    }
+
+    fn applied(&self, group: GroupId, commits: &[AppliedCommit<'_>]) {
+        for commit in commits {
+            let mut revisions = self.revisions.lock().unwrap();
+            let last = revisions.entry(commit.keyspace.clone()).or_default();
+            if last.next() != commit.record.revision {
+                let flaw = format!("{group}: {} of {} after {last}", commit.record.revision, commit.keyspace);
+                self.flaws.lock().unwrap().push(flaw);
+            }
+            *last = commit.record.revision;
+        }
+    }
+
+    // What is loaded next takes the place of what was shown.
     fn reset(&self, _: GroupId) {}
     fn leadership(&self, _: GroupId, _: Option<NodeId>) {}
 }
@@ -72,7 +114,8 @@ impl Cluster {
         let member = |at| Member { name: format!("n{at}"), peer: format!("{address}:{}", 23800 + at) };
         let members = (1..=size).map(member).collect();
         let dir = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { nodes: vec![None; size], dir, members, timing, founders: size };
+        let seen = vec![Arc::default(); size];
+        let mut cluster = Cluster { nodes: vec![None; size], seen, dir, members, timing, founders: size };
         for at in 0..size {
             cluster.restart(at).await;
         }
@@ -113,6 +156,7 @@ impl Cluster {
             let peer = SocketAddr::new(self.peer(0).ip(), 23801 + at as u16);
             self.members.push(Member { name: format!("n{}", at + 1), peer: peer.to_string() });
             self.nodes.push(None);
+            self.seen.push(Arc::default());
         }
         let others = self.nodes.iter().enumerate().filter(|(other, node)| *other != at && node.is_some());
         let join = others.map(|(other, _)| self.members[other].peer.clone()).collect();
@@ -121,8 +165,9 @@ impl Cluster {
 
     async fn start_as(&mut self, at: usize, config: Config) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
+        self.seen[at] = Arc::default();
         self.nodes[at] = Some(loop {
-            match Node::start(config.clone(), Arc::new(SystemClock), Arc::new(Deaf), Arc::new(Echo)).await {
+            match Node::start(config.clone(), Arc::new(SystemClock), self.seen[at].clone(), Arc::new(Echo)).await {
                 Ok(node) => break node,
                 Err(error) => assert!(tokio::time::Instant::now() < deadline, "does not start: {error:?}"),
             }
@@ -137,8 +182,18 @@ impl Cluster {
         until("its store is closed", async || lock.try_lock().ok()).await;
     }
 
+    /// Stops a node that others of the test have in their hands, too.
+    pub(crate) async fn stop_now(&mut self, at: usize) {
+        self.nodes[at].take().unwrap().shutdown().await;
+    }
+
     pub(crate) fn node(&self, at: usize) -> &Node {
         self.nodes[at].as_ref().unwrap()
+    }
+
+    /// What the nodes were shown out of order.
+    pub(crate) fn flaws(&self) -> Vec<String> {
+        self.seen.iter().flat_map(|seen| seen.flaws.lock().unwrap().clone()).collect()
     }
 
     /// Where the leader of a keyspace's group is.
@@ -179,6 +234,6 @@ pub(crate) fn with_request(txn: Txn, id: u8) -> Txn {
 pub(crate) fn revision(outcome: Outcome) -> Revision {
     match outcome {
         Outcome::Applied(done) | Outcome::Repeated(done) => done.revision,
-        Outcome::Stale { head } => panic!("stale at {head}"),
+        other => panic!("{other:?}"),
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use kv_core::{
     Batch, ChainRecord, Change, Commit, Effect, Fold, GroupId, Head, KeyState, Keyspace, LeaseId, Outcome, RequestId,
-    Revision, Timestamp, TxnOutcome, limits::REQUEST_RETENTION,
+    Revision, Standing, Timestamp, TxnOutcome, limits::REQUEST_RETENTION,
 };
 use rocksdb::{WriteBatch, WriteOptions};
 use serde::Serialize;
@@ -93,25 +93,27 @@ impl Default for Applying {
 }
 
 /// One call's work: the batch, and what it has changed so far.
-struct Work<'a> {
-    database: &'a Database,
-    group: GroupId,
-    before: &'a Cache,
-    record: GroupRecord,
-    keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
+pub(super) struct Work<'a> {
+    pub(super) database: &'a Database,
+    pub(super) group: GroupId,
+    pub(super) before: &'a Cache,
+    pub(super) record: GroupRecord,
+    pub(super) keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
     /// Of the keyspaces changed by the current entry: where they were before it.
-    heads: FastMap<Keyspace, Head>,
-    versions: FastMap<(Number, Bytes), Option<KeyState>>,
+    pub(super) heads: FastMap<Keyspace, Head>,
+    pub(super) versions: FastMap<(Number, Bytes), Option<KeyState>>,
     /// Leases changed in this call; `None`: ended.
-    leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
+    pub(super) leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
     /// Records beside the keys changed in this call.
-    beside: HashMap<(Number, Bytes), Option<Bytes>>,
+    pub(super) beside: HashMap<(Number, Bytes), Option<Bytes>>,
     /// Keys that came to be (`true`) or went.
-    moved: Vec<(Number, Bytes, bool)>,
-    requests: HashMap<(Number, RequestId), Remembered>,
+    pub(super) moved: Vec<(Number, Bytes, bool)>,
+    /// Keyspaces of which nothing is left.
+    pub(super) gone: Vec<Number>,
+    pub(super) requests: HashMap<(Number, RequestId), Remembered>,
     /// The earliest time at which a request id was remembered in this call.
     remembered_from: Option<Timestamp>,
-    batch: WriteBatch,
+    pub(super) batch: WriteBatch,
     buffer: Vec<u8>,
 }
 
@@ -129,11 +131,16 @@ impl State {
             work.seal();
             let moved = std::mem::take(&mut work.moved);
             slot.counts.begin(work.record.index, moved);
+            // Readers have to know before the rows go.
+            let standings = work.standings();
+            self.0.residences.tell(group, standings.filter(|(_, standing)| !standing.readable()));
             slot.moments.fetch_add(1, Ordering::SeqCst);
             (done, work.write()?)
         };
+        slot.counts.forget(&changed.gone);
         let mut cache = slot.cache.write();
         cache.record = Some(changed.record);
+        let arrived: Vec<_> = changed.standings;
         cache.keyspaces.extend(changed.keyspaces);
         for (lease, record) in changed.leases {
             match record {
@@ -142,6 +149,7 @@ impl State {
             }
         }
         drop(cache);
+        self.0.residences.tell(group, arrived.iter().map(|(keyspace, standing)| (keyspace, *standing)));
         slot.moments.fetch_add(1, Ordering::SeqCst);
         slot.counts.settle(self.database(), group)?;
         Ok(done)
@@ -153,6 +161,8 @@ struct Changed {
     record: GroupRecord,
     keyspaces: BTreeMap<Keyspace, KeyspaceRecord>,
     leases: HashMap<(Number, LeaseId), Option<LeaseRecord>>,
+    standings: Vec<(Keyspace, Standing)>,
+    gone: Vec<Number>,
 }
 
 impl<'a> Work<'a> {
@@ -168,6 +178,7 @@ impl<'a> Work<'a> {
             leases: HashMap::new(),
             beside: HashMap::new(),
             moved: Vec::new(),
+            gone: Vec::new(),
             requests: HashMap::new(),
             remembered_from: None,
             batch: WriteBatch::default(),
@@ -207,12 +218,17 @@ impl<'a> Work<'a> {
 
     fn commit(&mut self, commit: &Commit) -> Result<(Outcome, Option<Made>), StoreError> {
         self.record.clock = self.record.clock.max(commit.at);
-        let known =
-            self.keyspaces.get(&commit.keyspace).or_else(|| self.before.keyspaces.get(&commit.keyspace)).copied();
-        if let (Some(known), Some(request)) = (known, &commit.request)
+        if let Some((id, step)) = commit.step() {
+            return self.step(commit, id, step).map(|outcome| (outcome, None));
+        }
+        let known = self.known(&commit.keyspace);
+        if let (Some(known), Some(request)) = (known.filter(|known| known.standing.readable()), &commit.request)
             && let Some(first) = self.remembered(known.number, request)?
         {
             return Ok((Outcome::Repeated(first), None));
+        }
+        if let Some(to) = known.and_then(|known| known.standing.elsewhere()) {
+            return Ok((Outcome::Elsewhere { to }, None));
         }
         let head = known.map_or_else(Head::default, |known| known.head);
         if commit.base != head.revision {
@@ -243,17 +259,10 @@ impl<'a> Work<'a> {
     }
 
     /// A keyspace that was not there before.
-    fn found(&mut self) -> KeyspaceRecord {
+    pub(super) fn found(&mut self) -> KeyspaceRecord {
         let number = self.record.keyspaces;
         self.record.keyspaces = number.checked_add(1).expect("fewer keyspaces than four thousand million");
-        KeyspaceRecord {
-            number,
-            head: Head::default(),
-            floor: Revision::ZERO,
-            forgotten: Revision::ZERO,
-            keys: 0,
-            bytes: 0,
-        }
+        KeyspaceRecord { number, ..KeyspaceRecord::default() }
     }
 
     /// Writes a revision: its changes and its record.
@@ -327,7 +336,7 @@ impl<'a> Work<'a> {
         Ok(Written { previous, state: next })
     }
 
-    fn attach(&mut self, number: Number, key: &[u8], before: Option<LeaseId>, after: Option<LeaseId>) {
+    pub(super) fn attach(&mut self, number: Number, key: &[u8], before: Option<LeaseId>, after: Option<LeaseId>) {
         if before == after {
             return;
         }
@@ -359,16 +368,18 @@ impl<'a> Work<'a> {
                 }
             }
             Effect::Record { key, value } => self.set_beside(number, key, value.as_ref())?,
+            // It stands alone in its commit, or is not looked at.
+            Effect::Move { .. } => {}
         }
         Ok(())
     }
 
-    fn lease(&self, number: Number, lease: LeaseId) -> Option<LeaseRecord> {
+    pub(super) fn lease(&self, number: Number, lease: LeaseId) -> Option<LeaseRecord> {
         let slot = (number, lease);
         self.leases.get(&slot).copied().unwrap_or_else(|| self.before.leases.get(&slot).copied())
     }
 
-    fn set_lease(&mut self, number: Number, lease: LeaseId, record: Option<LeaseRecord>) {
+    pub(super) fn set_lease(&mut self, number: Number, lease: LeaseId, record: Option<LeaseRecord>) {
         let place = keys::lease(self.group, number, lease);
         for one in [self.lease(number, lease), record].iter().flatten() {
             self.record.fold.toggle_record(&place[2..], &lease_content(one));
@@ -380,7 +391,7 @@ impl<'a> Work<'a> {
         self.leases.insert((number, lease), record);
     }
 
-    fn set_beside(&mut self, number: Number, key: &Bytes, value: Option<&Bytes>) -> Result<(), StoreError> {
+    pub(super) fn set_beside(&mut self, number: Number, key: &Bytes, value: Option<&Bytes>) -> Result<(), StoreError> {
         let place = keys::beside(self.group, number, key);
         let slot = (number, key.clone());
         let before = match self.beside.get(&slot) {
@@ -399,7 +410,7 @@ impl<'a> Work<'a> {
     }
 
     /// A key's latest version in the database.
-    fn stored(&self, latest: &[u8]) -> Result<Option<KeyState>, StoreError> {
+    pub(super) fn stored(&self, latest: &[u8]) -> Result<Option<KeyState>, StoreError> {
         let Some(stored) = self.database.get(latest)? else { return Ok(None) };
         let version: Version<'_> = self.database.open_value(latest, &stored)?;
         match version.state() {
@@ -417,7 +428,7 @@ impl<'a> Work<'a> {
         Ok(found.filter(|found| counts(found, self.record.clock)).map(|found| found.outcome))
     }
 
-    fn remember(&mut self, number: Number, request: &RequestId, remembered: Remembered) {
+    pub(super) fn remember(&mut self, number: Number, request: &RequestId, remembered: Remembered) {
         let at = remembered.at;
         self.put(&keys::request(self.group, number, request), &remembered);
         self.put(&keys::expiry(self.group, at, number, request), &());
@@ -465,16 +476,27 @@ impl<'a> Work<'a> {
     fn seal(&mut self) {
         let keyspaces = std::mem::take(&mut self.keyspaces);
         for (keyspace, changed) in &keyspaces {
-            self.put(&keys::keyspace(self.group, keyspace), changed);
+            let place = keys::keyspace(self.group, keyspace);
+            self.batch.put(&place, changed.seal(&place));
         }
         self.keyspaces = keyspaces;
         let record = self.record.clone();
         self.put(&keys::group(self.group), &record);
     }
 
-    fn write(self) -> Result<Changed, StoreError> {
-        self.database.write_patiently(self.batch, &unlogged())?;
-        Ok(Changed { record: self.record, keyspaces: self.keyspaces, leases: self.leases })
+    /// The keyspaces that stand otherwise than before.
+    fn standings(&self) -> impl Iterator<Item = (&Keyspace, Standing)> {
+        self.keyspaces.iter().filter_map(|(keyspace, record)| {
+            let before = self.before.keyspaces.get(keyspace).map(|known| known.standing).unwrap_or_default();
+            (record.standing != before).then_some((keyspace, record.standing))
+        })
+    }
+
+    fn write(mut self) -> Result<Changed, StoreError> {
+        let standings = self.standings().map(|(keyspace, standing)| (keyspace.clone(), standing)).collect();
+        self.database.write_patiently(std::mem::take(&mut self.batch), &unlogged())?;
+        let Work { record, keyspaces, leases, gone, .. } = self;
+        Ok(Changed { record, keyspaces, leases, standings, gone })
     }
 }
 

@@ -108,6 +108,13 @@ impl Counts {
         Ok(())
     }
 
+    /// Nothing is left of these keyspaces.
+    pub(super) fn forget(&self, gone: &[Number]) {
+        if !gone.is_empty() {
+            self.0.lock().indexes.retain(|number, _| !gone.contains(number));
+        }
+    }
+
     /// All that is known has become void.
     pub(super) fn clear(&self) {
         let mut inner = self.0.lock();

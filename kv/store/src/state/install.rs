@@ -31,7 +31,7 @@ use super::{
     Applied, State,
     apply::{Applying, lease_content, unlogged},
     keys, load,
-    records::{GroupRecord, KeyspaceRecord, LeaseRecord},
+    records::{GroupRecord, KeyspaceRecord, LeaseRecord, standing_content},
     snapshot::{CHUNK_CRC_BYTES, CHUNK_FORMAT, CHUNK_HEAD_BYTES, KIND_END, KIND_PART},
 };
 use crate::{
@@ -109,7 +109,9 @@ impl State {
         fs::rename(&spool.path, &marker).map_err(|error| files::error(&marker, "renaming the snapshot", error))?;
         files::sync_dir(&self.0.snapshots)?;
         replace(self.database(), spool.group, &marker)?;
-        *slot.cache.write() = load(self.database(), spool.group)?;
+        let cache = load(self.database(), spool.group)?;
+        self.0.residences.replace(spool.group, &cache);
+        *slot.cache.write() = cache;
         slot.moments.fetch_add(2, std::sync::atomic::Ordering::SeqCst);
         slot.counts.clear();
         slot.reclaimable.lock().clear();
@@ -282,7 +284,12 @@ fn check(spool: &Spool) -> Result<Applied, StoreError> {
             Some(&keys::KEYSPACE) => {
                 let name = std::str::from_utf8(&key[keys::HEAD_BYTES..]).ok().and_then(|name| Keyspace::new(name).ok());
                 let Some(name) = name else { return Err(refused(spool.group, "it has a keyspace without a name")) };
-                envelope::open_value(&key, &record).map(|found: KeyspaceRecord| fold.toggle(&name, &found.head))
+                KeyspaceRecord::open(&key, &record).map(|found| {
+                    fold.toggle(&name, &found.head);
+                    if let Some(content) = standing_content(&found.standing) {
+                        fold.toggle_record(&key[2..], &content);
+                    }
+                })
             }
             Some(&keys::LEASE) => envelope::open_value(&key, &record)
                 .map(|lease: LeaseRecord| fold.toggle_record(&key[2..], &lease_content(&lease))),

@@ -23,13 +23,16 @@ mod counts;
 mod history;
 mod install;
 mod keys;
+mod moving;
 mod pages;
 mod read;
 mod reclaim;
 mod records;
+mod residence;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod verify;
 
 use std::{
@@ -49,7 +52,8 @@ use self::{
     apply::Applying,
     counts::Counts,
     keys::Number,
-    records::{GroupRecord, KeyspaceRecord, LeaseRecord},
+    records::{GroupRecord, LeaseRecord},
+    residence::Residences,
 };
 use crate::{
     StoreError,
@@ -63,7 +67,10 @@ pub use install::{ReceivedSnapshot, SnapshotReceiver};
 pub use pages::Pages;
 pub use read::{LeaseTerms, Usage, View};
 pub(crate) use reclaim::Reclaim;
+pub(crate) use records::KeyspaceRecord;
+pub use residence::Residence;
 pub use snapshot::GroupSnapshot;
+pub use transfer::{ROW_FORMAT, Transfer};
 pub use verify::Verified;
 
 /// What the applied entries of all groups came to. Cheap to clone.
@@ -88,6 +95,7 @@ struct Inner {
     /// Where received snapshots lie.
     snapshots: PathBuf,
     groups: Vec<Group>,
+    residences: Residences,
     reclaim: Reclaim,
 }
 
@@ -144,8 +152,12 @@ impl State {
                 reclaimable: Mutex::default(),
             })
         });
-        let groups = groups.collect::<Result<_, StoreError>>()?;
-        Ok(State(Arc::new(Inner { database, snapshots: snapshots.into(), groups, reclaim })))
+        let groups = groups.collect::<Result<Vec<_>, StoreError>>()?;
+        let residences = Residences::default();
+        for (id, group) in (0u16..).map(GroupId::new).zip(&groups) {
+            residences.replace(id, &group.cache.read());
+        }
+        Ok(State(Arc::new(Inner { database, snapshots: snapshots.into(), groups, residences, reclaim })))
     }
 
     /// How far a group's state is. `None`: nothing was ever applied.
@@ -165,10 +177,10 @@ impl State {
 
     /// How many keyspaces a group has.
     pub fn keyspace_count(&self, group: GroupId) -> usize {
-        self.group(group).cache.read().keyspaces.len()
+        self.group(group).cache.read().keyspaces.values().filter(|known| known.standing.readable()).count()
     }
 
-    /// A group's keyspaces that have a revision, by name, and their heads.
+    /// A group's keyspaces that have a revision, by name, and their heads. One that moves may be in two.
     pub fn keyspaces(&self, group: GroupId) -> Vec<(Keyspace, Head)> {
         let cache = self.group(group).cache.read();
         let written = cache.keyspaces.iter().filter(|(_, found)| found.head != Head::default());
@@ -240,7 +252,7 @@ impl State {
     }
 
     fn keyspace(&self, group: GroupId, keyspace: &Keyspace) -> Option<KeyspaceRecord> {
-        self.group(group).cache.read().keyspaces.get(keyspace).copied()
+        self.group(group).cache.read().keyspaces.get(keyspace).copied().filter(|known| known.standing.readable())
     }
 
     /// Held while reading, or until what is read has been pinned, so that no snapshot is installed meanwhile. Never taken
@@ -271,7 +283,7 @@ fn load(database: &Database, group: GroupId) -> Result<Cache, StoreError> {
     let to = keys::kind_start(group, keys::KEYSPACE + 1);
     let mut cursor = database.cursor(None, &keys::kind_start(group, keys::KEYSPACE), to);
     while let Some((key, stored)) = cursor.item() {
-        keyspaces.insert(keyspace_name(database, key)?, database.open_value(key, stored)?);
+        keyspaces.insert(keyspace_name(database, key)?, database.open_keyspace(key, stored)?);
         cursor.next();
     }
     database.ended(&cursor)?;

@@ -85,6 +85,7 @@ impl State {
         drop(reading);
         if at.is_none() {
             // The cache may be a commit behind what is pinned, and the result says which revision it is true of.
+            // Its rows may be gone by then: nothing is found, and who asks sees that it is elsewhere.
             known = stored_keyspace(self.database(), &pinned, group, keyspace)?.unwrap_or(known);
         }
         Ok(Some(View { state: self, group, keyspace: keyspace.clone(), known, at, pinned, _hold: hold }))
@@ -99,16 +100,28 @@ impl State {
     /// A lease of a keyspace.
     pub fn lease(&self, group: GroupId, keyspace: &Keyspace, lease: LeaseId) -> Option<LeaseTerms> {
         let cache = self.group(group).cache.read();
-        let number = cache.keyspaces.get(keyspace)?.number;
+        let number = cache.keyspaces.get(keyspace).filter(|known| known.standing.readable())?.number;
         let found = cache.leases.get(&(number, lease))?;
         Some(LeaseTerms { ttl: found.ttl, remaining: found.remaining })
+    }
+
+    /// All leases of a keyspace, in no order.
+    pub fn leases_of(&self, group: GroupId, keyspace: &Keyspace) -> Vec<(LeaseId, LeaseTerms)> {
+        let cache = self.group(group).cache.read();
+        let Some(known) = cache.keyspaces.get(keyspace).filter(|known| known.standing.readable()) else {
+            return Vec::new();
+        };
+        let leases = cache.leases.iter().filter(|((number, _), _)| *number == known.number);
+        leases
+            .map(|((_, lease), found)| (*lease, LeaseTerms { ttl: found.ttl, remaining: found.remaining }))
+            .collect()
     }
 
     /// All leases of a group, in no order.
     pub fn leases(&self, group: GroupId) -> Vec<(Keyspace, LeaseId, LeaseTerms)> {
         let cache = self.group(group).cache.read();
-        let names: std::collections::HashMap<_, _> =
-            cache.keyspaces.iter().map(|(name, known)| (known.number, name)).collect();
+        let here = cache.keyspaces.iter().filter(|(_, known)| known.standing.readable());
+        let names: std::collections::HashMap<_, _> = here.map(|(name, known)| (known.number, name)).collect();
         let named = cache.leases.iter().filter_map(|((number, lease), found)| {
             let terms = LeaseTerms { ttl: found.ttl, remaining: found.remaining };
             Some(((*names.get(number)?).clone(), *lease, terms))
@@ -335,7 +348,7 @@ pub(super) fn stored_keyspace(
 ) -> Result<Option<KeyspaceRecord>, StoreError> {
     let key = keys::keyspace(group, keyspace);
     let Some(stored) = pinned.get_pinned(&key).map_err(|error| database.error(error))? else { return Ok(None) };
-    database.open_value(&key, &stored).map(Some)
+    database.open_keyspace(&key, &stored).map(Some)
 }
 
 /// Reads one keyspace's versions.

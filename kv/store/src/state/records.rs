@@ -1,14 +1,16 @@
-//! Values of the state database, format 1.
+//! Values of the state database, format 1, and format 2 of keyspaces.
 //!
 //! Must hold: a change to any of these types changes what is on disk. It takes a new format number, and code that still
 //! reads the old one.
 
 use bytes::Bytes;
-use kv_core::{ChainRecord, Fold, Head, KeyState, LeaseId, Revision, Timestamp, TxnOutcome};
+use kv_core::{
+    ChainRecord, Fold, Head, KeyState, LeaseId, Revision, Standing, Terms, Timestamp, TxnOutcome,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, keys::Number};
-use crate::envelope::Raw;
+use crate::envelope::{self, Flaw, Raw};
 
 /// A group: one for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ impl GroupRecord {
 
 /// A keyspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeyspaceRecord {
+pub(crate) struct KeyspaceRecord {
     pub(super) number: Number,
     pub(super) head: Head,
     /// What only reads of earlier revisions could see has been compacted.
@@ -44,6 +46,43 @@ pub(super) struct KeyspaceRecord {
     pub(super) keys: u64,
     /// Bytes of those keys and their values.
     pub(super) bytes: u64,
+    /// Not in format 1, which those have that never took part in a move.
+    #[serde(skip)]
+    pub(super) standing: Standing,
+}
+
+/// The format of a keyspace that took part in a move: what format 1 has, and its standing.
+const KEYSPACE_MOVED: u8 = 2;
+
+impl KeyspaceRecord {
+    /// As it is stored.
+    pub(super) fn seal(&self, key: &[u8]) -> Vec<u8> {
+        match self.standing == Standing::default() {
+            true => envelope::seal_value_into(key, self, Vec::new()),
+            false => envelope::seal_format_into(KEYSPACE_MOVED, key, &(self, &self.standing), Vec::new()),
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn open(key: &[u8], record: &[u8]) -> Result<Self, Flaw> {
+        let (format, payload) = envelope::open_upto(KEYSPACE_MOVED, key, record)?;
+        if format == envelope::FORMAT {
+            return postcard::from_bytes(payload).map_err(Flaw::Payload);
+        }
+        let (record, standing) = postcard::from_bytes(payload).map_err(Flaw::Payload)?;
+        Ok(KeyspaceRecord { standing, ..record })
+    }
+
+    /// What it is beside its rows.
+    pub(super) fn terms(&self) -> Terms {
+        Terms { head: self.head, floor: self.floor, forgotten: self.forgotten, keys: self.keys, bytes: self.bytes }
+    }
+}
+
+/// What of a keyspace's standing counts when replicas are compared; nothing if it never took part in a move.
+pub(super) fn standing_content(standing: &Standing) -> Option<Vec<u8>> {
+    let moved = *standing != Standing::default();
+    moved.then(|| postcard::to_allocvec(standing).expect("only lengths unknown up front fail, and our types have none"))
 }
 
 /// A lease.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kv_core::GroupId;
 
-use super::{Applied, State, keys, reclaim::Hold, stored_group};
+use super::{Applied, State, keys, reclaim::Hold, records::KeyspaceRecord, stored_group};
 use crate::{
     StoreError,
     database::{Database, Pinned},
@@ -129,7 +129,11 @@ impl GroupSnapshot {
                 return Ok(());
             }
             // What is damaged here must not get anywhere else.
-            envelope::open(key, record).map_err(|flaw| self.database.flaw(key, &flaw))?;
+            let sound = match key.get(2) {
+                Some(&keys::KEYSPACE) => KeyspaceRecord::open(key, record).map(drop),
+                _ => envelope::open(key, record).map(drop),
+            };
+            sound.map_err(|flaw| self.database.flaw(key, &flaw))?;
             for part in [&key[2..], record] {
                 let length = u32::try_from(part.len()).expect("RocksDB has no larger ones");
                 self.ready.extend(length.to_le_bytes());

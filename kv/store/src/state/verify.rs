@@ -7,7 +7,7 @@ use super::{
     apply::lease_content,
     keys, keyspace_name,
     read::Reader,
-    records::{Chained, KeyspaceRecord},
+    records::{Chained, KeyspaceRecord, standing_content},
     stored_group,
 };
 use crate::{StoreError, VerifyError, database::Pinned};
@@ -55,8 +55,14 @@ impl State {
         let mut cursor = database.cursor(Some(&pinned), &from, keys::kind_start(group, keys::KEYSPACE + 1));
         while let Some((key, record)) = cursor.item() {
             let keyspace = keyspace_name(database, key)?;
-            let known: KeyspaceRecord = database.open_value(key, record)?;
-            verified.records += self.verify_keyspace(group, &keyspace, &known, &pinned)?;
+            let known = database.open_keyspace(key, record)?;
+            // What arrives is whole only when it is adopted; of what is gone there is nothing.
+            if known.standing.readable() {
+                verified.records += self.verify_keyspace(group, &keyspace, &known, &pinned)?;
+            }
+            if let Some(content) = standing_content(&known.standing) {
+                verified.fold.toggle_record(&key[2..], &content);
+            }
             verified.fold.toggle(&keyspace, &known.head);
             verified.keyspaces += u64::from(known.head != Head::default());
             cursor.next();

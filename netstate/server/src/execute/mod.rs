@@ -121,7 +121,8 @@ impl From<&Refusal> for ExecuteError {
 impl From<CommitError> for ExecuteError {
     fn from(error: CommitError) -> Self {
         match error {
-            CommitError::NotLeader { .. } => ExecuteError::NotLeader,
+            // Where it moves to, somebody else may lead.
+            CommitError::NotLeader { .. } | CommitError::Moving { .. } => ExecuteError::NotLeader,
             CommitError::Unknown { .. } => ExecuteError::Unknown,
             CommitError::Overloaded { .. } | CommitError::DiskFull { .. } | CommitError::TooLarge { .. } => {
                 ExecuteError::Exhausted { message: error.to_string() }
@@ -168,12 +169,14 @@ impl Executor {
     /// Carries out a command, wherever it is decided.
     pub(crate) async fn execute(&self, asked: Asked) -> Result<Done, ExecuteError> {
         let home = asked.command.home();
-        let group = self.0.node.group_of(&home.keyspace());
+        let keyspace = home.keyspace();
         let deadline = Instant::now() + PATIENCE;
         // Nobody was found to carry it out, so far; or it is not known what became of it.
-        let mut end =
-            ExecuteError::Unavailable { message: format!("{group} has no leader now; try again in a moment") };
+        let message = format!("{} has no leader now; try again in a moment", self.0.node.group_of(&keyspace));
+        let mut end = ExecuteError::Unavailable { message };
         while Instant::now() < deadline {
+            // It may move meanwhile.
+            let group = self.0.node.group_of(&keyspace);
             let attempt = match self.0.node.leader(group) {
                 None => Err(ExecuteError::NotLeader),
                 Some(leader) if leader == self.0.node.id() => {

@@ -136,7 +136,7 @@ async fn batch(inner: &Inner, home: Home, waiting: &mut VecDeque<Job>) {
                         answer(decided.job, Ok(Done { revision: done.revision, changes: decided.changes }));
                     }
                     Outcome::Repeated(first) => answer_repeated(inner, home, decided.job, first.revision),
-                    Outcome::Stale { .. } => waiting.push_front(decided.job),
+                    Outcome::Stale { .. } | Outcome::Elsewhere { .. } => waiting.push_front(decided.job),
                 }
             }
         }

@@ -6,16 +6,17 @@
 use std::{fmt::Write, fs, path::Path};
 
 use bytes::Bytes;
-use kv_core::{KeyRange, RequestId, Revision};
+use kv_core::{KeyRange, MoveId, Phase, RequestId, Revision, Standing};
 use rocksdb::{DB, IteratorMode};
 
 use crate::{
     OpenError, Options, Store, StoreError,
-    state::keys,
+    state::{KeyspaceRecord, keys},
     testkit::{G0, IDENTITY, apply, commit, keyspace, log_id, open, with_request},
 };
 
 const RECORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/records.txt");
+const MOVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-2/keyspaces.txt");
 const SEGMENT: &str = "00000001.seg";
 const PAGE_BYTES: usize = 4096;
 const IDENTITY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1/IDENTITY");
@@ -191,8 +192,10 @@ fn format_99_is_refused_by_name() {
     };
     let check = |error: StoreError| {
         let text = error.to_string();
-        assert!(matches!(error, StoreError::NewerFormat { found: 99, known: 1, .. }), "{text}");
-        assert!(text.contains("has format 99, and this version knows formats up to 1; start the version of"), "{text}");
+        let newest = if text.contains("the head of keyspace") { 2 } else { 1 };
+        assert!(matches!(error, StoreError::NewerFormat { found: 99, known, .. } if known == newest), "{text}");
+        let expected = format!("has format 99, and this version knows formats up to {newest}; start the version of");
+        assert!(text.contains(&expected), "{text}");
     };
     for (database, at_open, _) in fixture().into_iter().filter(|(of, ..)| of != "chunk") {
         let dir = restored(|key, record| if key == at_open { newer(key, record) } else { record });
@@ -219,4 +222,28 @@ fn format_99_is_refused_by_name() {
         // An entry behind one that cannot be read is not looked at.
         check(met.expect_err(&keys::render(&at_open)));
     }
+}
+
+/// A keyspace that took part in a move: what format 1 has, and how it stands. Byte by byte, as everything else here.
+#[test]
+fn keyspaces_that_moved_are_format_2() {
+    let head = kv_core::Head { revision: Revision::new(300), ..kv_core::Head::default() };
+    let to = kv_core::GroupId::new(3);
+    let mark = Some(kv_core::Mark { revision: Revision::new(5), at: kv_core::Timestamp::from_micros(6) });
+    let arriving = Phase::Arriving { from: to, epoch: 1, number: 2, tip: head, mark };
+    let phases = [Phase::Live, Phase::Sealed { to }, arriving, Phase::Gone { to }, Phase::Absent { at: to }];
+    let mut text = String::new();
+    for phase in phases {
+        let standing = Standing { phase, last: MoveId::new(7) };
+        let record = KeyspaceRecord { number: 1, head, keys: 2, bytes: 3, standing, ..KeyspaceRecord::default() };
+        let sealed = record.seal(b"key");
+        assert_eq!(KeyspaceRecord::open(b"key", &sealed).unwrap(), record);
+        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(text, "{hex}").unwrap();
+    }
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(Path::new(MOVED).parent().unwrap()).unwrap();
+        fs::write(MOVED, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(MOVED).unwrap());
 }

@@ -50,7 +50,7 @@ fn decode(key: &[u8], record: &[u8]) {
     }
     let _ = envelope::open(key, record);
     let _ = envelope::open_value::<GroupRecord>(key, record);
-    let _ = envelope::open_value::<KeyspaceRecord>(key, record);
+    let _ = KeyspaceRecord::open(key, record);
     let _ = envelope::open_value::<LeaseRecord>(key, record);
     let _ = envelope::open_value::<Remembered>(key, record);
     let _ = envelope::open_value::<Chained<'_>>(key, record);

@@ -8,4 +8,5 @@ mod fixture;
 mod fuzz;
 mod leases;
 mod model;
+mod moving;
 mod snapshot;
