@@ -126,6 +126,12 @@ questions! {
     ClusterClient::set_replicas(SetReplicasRequest) -> SetReplicasResponse as set_replicas;
     /// Has a node fetch the state of its damaged replicas from the others.
     ClusterClient::repair(RepairRequest) -> RepairResponse as repair;
+    /// Begins to move a keyspace to another group. An attempt whose answer was lost is refused the second time: it moves.
+    ClusterClient::move_keyspace(MoveKeyspaceRequest) -> MoveKeyspaceResponse as move_keyspace;
+    /// Gives up a move. Asking twice does no harm.
+    ClusterClient::stop_move(StopMoveRequest) -> StopMoveResponse as stop_move;
+    /// The moves under way, and how the last ones ended.
+    ClusterClient::list_moves(ListMovesRequest) -> ListMovesResponse as list_moves;
 }
 
 streams! {

@@ -8,7 +8,7 @@ use netstate_proto::v1::{self as pb, change_node_request::Change, cluster_server
 use tonic::{Request, Response, Status};
 
 use super::{
-    ASK_PATIENCE, Services, alarms,
+    ASK_PATIENCE, Services, alarms, moves,
     status::{GroupReport, PlacementReport, Report},
 };
 use crate::forward::{self, Call};
@@ -210,5 +210,31 @@ impl Cluster for Services {
         let replicas = request.into_inner().replicas as usize;
         self.node.want_replicas(replicas).await.map_err(|error| status(&error))?;
         Ok(Response::new(pb::SetReplicasResponse {}))
+    }
+
+    async fn move_keyspace(
+        &self,
+        request: Request<pb::MoveKeyspaceRequest>,
+    ) -> Result<Response<pb::MoveKeyspaceResponse>, Status> {
+        let (keyspace, to) = moves::wanted(&request.into_inner())?;
+        let id = self.node.move_keyspace(&keyspace, to).await.map_err(|error| moves::status(&error))?;
+        Ok(Response::new(pb::MoveKeyspaceResponse { id: id.get() }))
+    }
+
+    async fn stop_move(
+        &self,
+        request: Request<pb::StopMoveRequest>,
+    ) -> Result<Response<pb::StopMoveResponse>, Status> {
+        let keyspace = moves::keyspace(&request.into_inner().keyspace)?;
+        self.node.stop_move(&keyspace).await.map_err(|error| moves::status(&error))?;
+        Ok(Response::new(pb::StopMoveResponse {}))
+    }
+
+    async fn list_moves(
+        &self,
+        _request: Request<pb::ListMovesRequest>,
+    ) -> Result<Response<pb::ListMovesResponse>, Status> {
+        let moves = self.node.moves().map_err(|error| moves::status(&error))?;
+        Ok(Response::new(pb::ListMovesResponse { moves: moves.iter().map(moves::shown).collect() }))
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod connections;
 mod endpoints;
 mod hosts;
+mod moves;
 mod networks;
 mod queries;
 pub(crate) mod status;
@@ -64,8 +65,7 @@ impl Services {
 
     /// Returns when this node has everything acknowledged so far of a keyspace.
     async fn confirm(&self, home: Home) -> Result<(), Status> {
-        let group = self.node.group_of(&home.keyspace());
-        self.node.read_barrier(group).await.map_err(|error| Status::unavailable(error.to_string()))
+        self.node.up_to_date(&home.keyspace()).await.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// The directory, with everything acknowledged so far.

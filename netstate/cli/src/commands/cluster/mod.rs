@@ -1,5 +1,6 @@
 //! `netstate cluster`.
 
+mod moves;
 mod nodes;
 mod repair;
 mod status;
@@ -16,6 +17,8 @@ pub(crate) enum Command {
     Drain(nodes::Drain),
     Replicas(nodes::Replicas),
     Repair(repair::Args),
+    Move(moves::Args),
+    Moves(moves::List),
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
@@ -27,5 +30,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Drain(args) => nodes::drain(&args, session).await,
         Command::Repair(args) => repair::run(&args, session).await,
         Command::Replicas(args) => nodes::replicas(&args, session).await,
+        Command::Move(args) => moves::run(&args, session).await,
+        Command::Moves(args) => moves::list(&args, session).await,
     }
 }

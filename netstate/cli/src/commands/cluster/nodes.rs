@@ -218,7 +218,7 @@ pub(super) async fn wait(
     }
 }
 
-fn line(console: Console) -> ProgressBar {
+pub(super) fn line(console: Console) -> ProgressBar {
     let target = if console.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let line = ProgressBar::with_draw_target(None, target);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
