@@ -183,6 +183,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Has a keyspace in a group, and waits until it is there.
+    pub async fn move_keyspace(&self, through: usize, keyspace: &str, group: u16) -> Result<()> {
+        let server = format!("127.0.0.1:{}", self.members[through].ports.client);
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(["--servers", &server, "cluster", "move", keyspace, "--to", &group.to_string()]);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        let there = told.contains(&format!("is in g{group} already"));
+        ensure!(output.status.success() || there, "{keyspace} did not move to g{group}: {told}");
+        Ok(())
+    }
+
     /// Waits until a member answers a linearizable read.
     pub async fn serves(&mut self, member: usize) -> Result<()> {
         let deadline = Instant::now() + READY_WITHIN;

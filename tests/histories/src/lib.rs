@@ -16,6 +16,7 @@ pub mod watch;
 
 pub mod cluster;
 pub mod load;
+pub mod others;
 pub mod run;
 
 mod client;
