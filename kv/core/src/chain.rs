@@ -3,6 +3,7 @@
 //! ```text
 //! digest   = H("changes", changes)           what the commit wrote
 //! hash(r)  = H("record", keyspace, r, at, actor, reason, request, digest, hash(r-1))
+//! digest   = H("raise", r)                   of a raise, which writes nothing and leaves out the revisions before r
 //! fold     = xor over the keyspaces of H("head", keyspace, revision, hash)
 //!            and over their leases and records beside the keys of H("record beside the keys", place, content)
 //! ```
@@ -10,13 +11,18 @@
 //! H is BLAKE3 keyed with the hash of the quoted words (`netstate … v1`); every field is preceded by its length, so that
 //! no two different records have the same encoding.
 //!
-//! Must hold: two replicas with the same fold at the same log index have the same history in every keyspace.
+//! Must hold: two replicas with the same fold at the same log index have the same history in every keyspace. Revisions are
+//! dense, except where a raise is recorded: what is restored from a backup goes on with a revision that nobody can have
+//! seen, and the record of that revision says so and holds the hash of the one that was restored last.
 
 use std::{fmt, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Commit, Keyspace, RequestId, Revision, Timestamp};
+use crate::{Change, ClusterId, Commit, Keyspace, RequestId, Revision, Timestamp};
+
+/// Who makes the record of a raise.
+const RAISED_BY: &str = "netstate restore";
 
 /// 32 bytes of BLAKE3.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -59,7 +65,7 @@ pub struct Fold([u8; 32]);
 /// Where a chain does not hold together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// A revision is missing or out of order.
+    /// A revision is missing or out of order, and no raise is recorded.
     #[error("{keyspace}: found {found} where {expected} belongs")]
     Gap {
         /// The keyspace.
@@ -101,6 +107,7 @@ impl Context {
 
 static CHANGES: Context = Context::new(|| *blake3::hash(b"netstate changes v1").as_bytes());
 static RECORD: Context = Context::new(|| *blake3::hash(b"netstate record v1").as_bytes());
+static RAISE: Context = Context::new(|| *blake3::hash(b"netstate raise v1").as_bytes());
 static HEAD: Context = Context::new(|| *blake3::hash(b"netstate head v1").as_bytes());
 static BESIDE: Context = Context::new(|| *blake3::hash(b"netstate record beside the keys v1").as_bytes());
 
@@ -143,6 +150,16 @@ impl Digest {
         Digest(hasher.finish())
     }
 
+    /// Of no changes, in a record that raises a keyspace to a revision. No commit has it: its context is another.
+    fn of_raise(to: Revision) -> Self {
+        Digest(Hasher::new(&RAISE).number(to.get()).finish())
+    }
+
+    /// A digest from its bytes.
+    pub const fn new(raw: [u8; 32]) -> Self {
+        Digest(raw)
+    }
+
     /// The bytes.
     pub const fn get(&self) -> &[u8; 32] {
         &self.0
@@ -150,6 +167,32 @@ impl Digest {
 }
 
 impl ChainRecord {
+    /// The record that raises a restored keyspace: `restored` is where its history was cut, `head` where it was in the
+    /// cluster that the backup was made of.
+    ///
+    /// # Panics
+    /// When `to` does not lie behind `restored`.
+    pub fn raise(restored: &Head, head: Revision, to: Revision, at: Timestamp, cluster: ClusterId) -> Self {
+        assert!(to > restored.revision, "a raise goes up");
+        let from = restored.revision;
+        let was = if from == head { String::new() } else { format!(", which was at {head},") };
+        ChainRecord {
+            revision: to,
+            at: at.after(restored.at),
+            actor: RAISED_BY.into(),
+            reason: format!("restored from {from} of cluster {cluster}{was} and raised to {to}"),
+            request: None,
+            digest: Digest::of_raise(to),
+            previous: restored.hash,
+        }
+    }
+
+    /// Whether this record raises its keyspace after a restore. It then wrote nothing, and revisions before it may be
+    /// missing.
+    pub fn is_raise(&self) -> bool {
+        self.digest == Digest::of_raise(self.revision)
+    }
+
     /// The record of a commit applied on top of `previous`.
     pub fn follow(previous: &Head, commit: &Commit) -> Self {
         ChainRecord {
@@ -187,7 +230,8 @@ impl ChainRecord {
 impl Head {
     /// The head one record further, if the record follows from this one.
     pub fn step(&self, keyspace: &Keyspace, record: &ChainRecord) -> Result<Head, ChainError> {
-        if record.revision != self.revision.next() {
+        let raised = || record.revision > self.revision && record.is_raise();
+        if record.revision != self.revision.next() && !raised() {
             let expected = self.revision.next();
             return Err(ChainError::Gap { keyspace: keyspace.clone(), expected, found: record.revision });
         }
@@ -306,6 +350,42 @@ mod tests {
             shortened.remove(at);
             assert_ne!(walk(&keyspace, &shortened), Ok(sound));
         }
+    }
+
+    /// A raise is the only gap, and it holds what lies before it fast like any other record.
+    #[test]
+    fn only_a_recorded_raise_leaves_a_gap() {
+        let (keyspace, mut records) = chain();
+        let restored = walk(&keyspace, &records).unwrap();
+        let cluster = ClusterId::new([7; 16]);
+        let to = Revision::new(1_000_003);
+        let raise = ChainRecord::raise(&restored, restored.revision, to, Timestamp::from_micros(1), cluster);
+        assert!(raise.is_raise() && raise.at > restored.at && !records[2].is_raise());
+        let expected = "restored from r3 of cluster 07070707070707070707070707070707 and raised to r1000003";
+        assert_eq!(raise.reason, expected);
+        let after = ChainRecord::follow(&raise.head(&keyspace), &commit("c", Some("3")));
+        assert_eq!(after.revision, to.next());
+        records.extend([raise, after]);
+        let sound = walk(&keyspace, &records).unwrap();
+        for at in 0..records.len() {
+            let mut shortened = records.clone();
+            shortened.remove(at);
+            assert_ne!(walk(&keyspace, &shortened), Ok(sound), "record {at} went unnoticed");
+        }
+        let edits: [fn(&mut ChainRecord); 4] = [
+            |r| r.revision = Revision::new(1_000_002),
+            |r| r.digest = Digest::of(&[]),
+            |r| r.previous.0[0] ^= 1,
+            |r| r.reason.push('x'),
+        ];
+        for edit in edits {
+            let mut edited = records.clone();
+            edit(&mut edited[3]);
+            assert!(walk(&keyspace, &edited).is_err());
+        }
+        let mut back = records.clone();
+        back[3] = ChainRecord::raise(&Head::default(), to, Revision::new(2), Timestamp::default(), cluster);
+        assert!(walk(&keyspace, &back).is_err(), "nothing goes back");
     }
 
     #[test]

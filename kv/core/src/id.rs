@@ -80,6 +80,17 @@ impl ClusterId {
         ClusterId(hash[..16].try_into().expect("16 of 32 bytes"))
     }
 
+    /// The id of a cluster that is restored from a backup: of these founders, that backup's checksum, and everything else
+    /// that makes one restored cluster another than the next.
+    pub fn of_restore(initial_cluster: &str, backup: &[u8; 32], how: &str) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("netstate restored cluster id v1");
+        for part in [initial_cluster.as_bytes(), backup, how.as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        ClusterId(hasher.finalize().as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+    }
+
     /// The 16 bytes.
     pub const fn get(self) -> [u8; 16] {
         self.0

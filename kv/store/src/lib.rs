@@ -36,6 +36,7 @@ pub use identity::{Identity, Mismatch};
 pub use log::{Done, LogBounds, RaftLog};
 pub use membership::Membership;
 pub use options::Options;
+pub use state::backup;
 pub use state::{
     Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ROW_FORMAT, ReceivedSnapshot, Residence,
     RevisionEvents, SnapshotReceiver, State, Transfer, Usage, Verified, View, Written,

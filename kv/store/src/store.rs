@@ -59,6 +59,42 @@ impl Store {
         identity: &Identity,
         options: &Options,
     ) -> Result<Store, OpenError> {
+        let (store, founded) = Self::open_parts(dir, temporary, identity, options)?;
+        if founded {
+            check_overlap(&store.log, &store.state, dir, identity.groups)?;
+        } else {
+            // The file is written last. Without it there are at most empty databases, of a start that was cut short.
+            if !store.log.is_empty() || !store.state.is_empty()? {
+                let why = "it is missing, but there is data; nobody can tell whose".into();
+                return Err(OpenError::Damaged { file: dir.join("IDENTITY"), why });
+            }
+            identity.write(dir)?;
+        }
+        Ok(store)
+    }
+
+    /// Founds a directory, which is empty, with what `fill` puts into it and makes last. It is a node's only after that.
+    pub(crate) fn found<T, E: From<OpenError>>(
+        dir: &Path,
+        identity: &Identity,
+        options: &Options,
+        fill: impl FnOnce(&Store) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (store, _) = Self::open_parts(dir, None, identity, options)?;
+        let filled = fill(&store)?;
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        files::sync_dir(parent.unwrap_or(Path::new("."))).map_err(OpenError::from)?;
+        identity.write(dir)?;
+        Ok(filled)
+    }
+
+    /// Opens what a directory has, and tells whether it was a node's before.
+    fn open_parts(
+        dir: &Path,
+        temporary: Option<TempDir>,
+        identity: &Identity,
+        options: &Options,
+    ) -> Result<(Store, bool), OpenError> {
         let snapshots = dir.join(SNAPSHOTS);
         fs::create_dir_all(&snapshots).map_err(|error| files::error(&snapshots, "creating the directory", error))?;
         let lock = lock(dir)?;
@@ -81,16 +117,13 @@ impl Store {
         }
         if founded {
             remove(&dir.join(RESCUE))?;
-            check_overlap(&log, &state, dir, identity.groups)?;
-        } else {
-            // The file is written last. Without it there are at most empty databases, of a start that was cut short.
-            if !log.is_empty() || !state.is_empty()? {
-                let why = "it is missing, but there is data; nobody can tell whose".into();
-                return Err(OpenError::Damaged { file: dir.join("IDENTITY"), why });
-            }
-            identity.write(dir)?;
         }
-        Ok(Store { log, state, directory })
+        Ok((Store { log, state, directory }, founded))
+    }
+
+    /// Where the directory is.
+    pub(crate) fn directory_path(&self) -> &Path {
+        &self.directory.path
     }
 
     /// An empty store beside a directory whose state cannot be opened, which stays as it is. Groups' states can be received

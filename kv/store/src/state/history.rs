@@ -131,7 +131,8 @@ impl State {
         Ok(found)
     }
 
-    /// Visits the chain's records after a revision, in order, until told `false`. Each has to be there.
+    /// Visits the chain's records after a revision, in order, until told `false`. Each has to be there, but those that a
+    /// raise has left out.
     fn walk_history(
         &self,
         group: GroupId,
@@ -153,13 +154,14 @@ impl State {
                 return Err(missing(expected));
             };
             let chained: Chained<'_> = database.open_value(key, stored)?;
-            if chained.record.revision != expected {
+            let found = chained.record.revision;
+            if found != expected && !chained.record.is_raise() {
                 return Err(missing(expected));
             }
             if !visit(chained)? {
                 break;
             }
-            expected = expected.next();
+            expected = found.next();
             cursor.next();
         }
         Ok(())

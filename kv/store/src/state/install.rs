@@ -32,7 +32,7 @@ use super::{
     apply::{Applying, lease_content, unlogged},
     keys, load,
     records::{GroupRecord, KeyspaceRecord, LeaseRecord, standing_content},
-    snapshot::{CHUNK_CRC_BYTES, CHUNK_FORMAT, CHUNK_HEAD_BYTES, KIND_END, KIND_PART},
+    snapshot::{CHUNK_CRC_BYTES, Chunks, KEY_BYTES_MAX, RECORD_BYTES_MAX},
 };
 use crate::{
     StoreError,
@@ -44,18 +44,11 @@ use crate::{
 /// Bytes written to the database at a time.
 const INSTALL_BATCH_BYTES: usize = 1 << 20;
 
-/// Longest key and record taken from a file or a peer: above what any commit can make, below what would be felt.
-const KEY_BYTES_MAX: usize = 64 << 10;
-const RECORD_BYTES_MAX: usize = 64 << 20;
-
 /// Takes a snapshot's chunks, in order, to a file. Dropping it removes the file.
 pub struct SnapshotReceiver {
     spool: Spool,
     file: BufWriter<File>,
-    sequence: u32,
-    bytes: u64,
-    crc: crc32fast::Hasher,
-    complete: bool,
+    chunks: Chunks,
 }
 
 /// A snapshot that has arrived whole and is sound. Dropping it removes its file.
@@ -88,14 +81,7 @@ impl State {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = self.0.snapshots.join(format!("{group}.{number}.part"));
         let file = File::create(&path).map_err(|error| files::error(&path, "creating the file", error))?;
-        Ok(SnapshotReceiver {
-            spool: Spool { group, path },
-            file: BufWriter::new(file),
-            sequence: 0,
-            bytes: 0,
-            crc: crc32fast::Hasher::new(),
-            complete: false,
-        })
+        Ok(SnapshotReceiver { spool: Spool { group, path }, file: BufWriter::new(file), chunks: Chunks::new(group) })
     }
 
     /// Puts a received snapshot in the place of the group's state. Reads of the group wait meanwhile; other groups are
@@ -125,57 +111,23 @@ impl State {
 impl SnapshotReceiver {
     /// The number of the chunk that comes next.
     pub fn expects(&self) -> u32 {
-        self.sequence
+        self.chunks.expects()
     }
 
     /// Takes the next chunk. After an error the transfer has to start again.
     pub fn chunk(&mut self, chunk: &[u8]) -> Result<(), StoreError> {
-        let group = self.spool.group;
-        let Some((content, crc)) = chunk.split_last_chunk::<CHUNK_CRC_BYTES>() else {
-            return Err(refused(group, "a chunk is too short"));
-        };
-        if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
-            return Err(refused(group, "a chunk does not match its checksum"));
-        }
-        let Some((head, body)) = content.split_first_chunk::<CHUNK_HEAD_BYTES>() else {
-            return Err(refused(group, "a chunk is too short"));
-        };
-        let [format, kind, g0, g1, s0, s1, s2, s3] = *head;
-        if format != CHUNK_FORMAT {
-            let why = format!("it has format {format}, and this version knows formats up to {CHUNK_FORMAT}");
-            return Err(refused(group, why));
-        }
-        let (of, sequence) = (GroupId::new(u16::from_le_bytes([g0, g1])), u32::from_le_bytes([s0, s1, s2, s3]));
-        if of != group {
-            return Err(refused(group, format!("a chunk is of {of}")));
-        }
-        if sequence != self.sequence || self.complete {
-            return Err(refused(group, format!("chunk {sequence} came where {} belongs", self.sequence)));
-        }
-        self.sequence += 1;
-        match kind {
-            KIND_PART => {
-                self.crc.update(body);
-                self.bytes += body.len() as u64;
-                let written = self.file.write_all(body);
-                written.map_err(|error| files::error(&self.spool.path, "writing what was received", error))
-            }
-            KIND_END => {
-                let crc = self.crc.clone().finalize();
-                self.complete = body == [&self.bytes.to_le_bytes()[..], &crc.to_le_bytes()].concat();
-                if self.complete { Ok(()) } else { Err(refused(group, "its parts do not make up the whole")) }
-            }
-            _ => Err(refused(group, format!("a chunk is of the unknown kind {kind}"))),
-        }
+        let part = self.chunks.part(chunk).map_err(|why| refused(self.spool.group, why))?;
+        let written = self.file.write_all(part);
+        written.map_err(|error| files::error(&self.spool.path, "writing what was received", error))
     }
 
     /// Checks that everything has come and is sound, and puts it on disk.
     pub fn finish(mut self) -> Result<ReceivedSnapshot, StoreError> {
-        if !self.complete {
+        let Some(crc) = self.chunks.whole() else {
             return Err(refused(self.spool.group, "it is cut short"));
-        }
+        };
         let path = &self.spool.path;
-        let trailer = self.crc.finalize().to_le_bytes();
+        let trailer = crc.to_le_bytes();
         let synced = self.file.write_all(&trailer).and_then(|()| self.file.flush());
         synced
             .and_then(|()| self.file.get_ref().sync_all())

@@ -215,6 +215,12 @@ pub(super) fn behind(mut prefix: Vec<u8>) -> Vec<u8> {
     prefix
 }
 
+/// The first key behind all of a kind and keyspace.
+pub(super) fn behind_number(mut kind_of: Vec<u8>) -> Vec<u8> {
+    kind_of.truncate(NUMBERED_BYTES);
+    behind(kind_of)
+}
+
 /// A key, for people.
 pub(super) fn render(key: &[u8]) -> String {
     let group = group_of(key);

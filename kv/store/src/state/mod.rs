@@ -19,6 +19,7 @@
 //! Left to others: the order of entries, replaying them after a crash, and what log ids and memberships mean.
 
 mod apply;
+pub mod backup;
 mod counts;
 mod history;
 mod install;
@@ -279,14 +280,7 @@ impl State {
 fn load(database: &Database, group: GroupId) -> Result<Cache, StoreError> {
     let pinned = database.pin();
     let record = stored_group(database, &pinned, group)?;
-    let mut keyspaces = BTreeMap::new();
-    let to = keys::kind_start(group, keys::KEYSPACE + 1);
-    let mut cursor = database.cursor(None, &keys::kind_start(group, keys::KEYSPACE), to);
-    while let Some((key, stored)) = cursor.item() {
-        keyspaces.insert(keyspace_name(database, key)?, database.open_keyspace(key, stored)?);
-        cursor.next();
-    }
-    database.ended(&cursor)?;
+    let keyspaces = keyspaces_in(database, None, group)?.into_iter().collect();
     let mut leases = HashMap::new();
     let from = keys::kind_start(group, keys::LEASE);
     let mut cursor = database.cursor(None, &from, keys::kind_start(group, keys::LEASE + 1));
@@ -304,6 +298,23 @@ fn stored_group(database: &Database, pinned: &Pinned<'_>, group: GroupId) -> Res
     let key = keys::group(group);
     let stored = pinned.get_pinned(&key).map_err(|error| database.error(error))?;
     stored.map(|stored| database.open_value(&key, &stored)).transpose()
+}
+
+/// The keyspaces that a view of the database has of a group, by name.
+fn keyspaces_in(
+    database: &Database,
+    pinned: Option<&Pinned<'_>>,
+    group: GroupId,
+) -> Result<Vec<(Keyspace, KeyspaceRecord)>, StoreError> {
+    let (from, to) = (keys::kind_start(group, keys::KEYSPACE), keys::kind_start(group, keys::KEYSPACE + 1));
+    let mut cursor = database.cursor(pinned, &from, to);
+    let mut found = Vec::new();
+    while let Some((key, stored)) = cursor.item() {
+        found.push((keyspace_name(database, key)?, database.open_keyspace(key, stored)?));
+        cursor.next();
+    }
+    database.ended(&cursor)?;
+    Ok(found)
 }
 
 /// The name in a keyspace's key.

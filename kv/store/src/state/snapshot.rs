@@ -14,9 +14,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kv_core::GroupId;
+use kv_core::{GroupId, Keyspace};
 
-use super::{Applied, State, keys, reclaim::Hold, records::KeyspaceRecord, stored_group};
+use super::{Applied, State, keys, keyspaces_in, reclaim::Hold, records::KeyspaceRecord, stored_group};
 use crate::{
     StoreError,
     database::{Database, Pinned},
@@ -24,13 +24,17 @@ use crate::{
 };
 
 /// The format of chunks and stream.
-pub(super) const CHUNK_FORMAT: u8 = 1;
-pub(super) const KIND_PART: u8 = 1;
-pub(super) const KIND_END: u8 = 2;
+const CHUNK_FORMAT: u8 = 1;
+const KIND_PART: u8 = 1;
+const KIND_END: u8 = 2;
 
 /// Bytes of a chunk before its body, and after.
-pub(super) const CHUNK_HEAD_BYTES: usize = 8;
+const CHUNK_HEAD_BYTES: usize = 8;
 pub(super) const CHUNK_CRC_BYTES: usize = 4;
+
+/// Longest key and record taken from a file or a peer: above what any commit can make, below what would be felt.
+pub(super) const KEY_BYTES_MAX: usize = 64 << 10;
+pub(super) const RECORD_BYTES_MAX: usize = 64 << 20;
 
 /// The smallest useful chunk; asking for smaller ones gives these.
 const CHUNK_BYTES_MIN: usize = 1024;
@@ -95,6 +99,11 @@ impl GroupSnapshot {
         &self.applied
     }
 
+    /// The keyspaces in it, by name.
+    pub(super) fn keyspaces(&self) -> Result<Vec<(Keyspace, KeyspaceRecord)>, StoreError> {
+        keyspaces_in(&self.database, Some(&self.pinned), self.group)
+    }
+
     /// The next chunk, of `max_bytes` at most (and a kilobyte at least); `None` after the last. Blocks on disk.
     pub fn next_chunk(&mut self, max_bytes: usize) -> Result<Option<Bytes>, StoreError> {
         let body_bytes = max_bytes.max(CHUNK_BYTES_MIN) - CHUNK_HEAD_BYTES - CHUNK_CRC_BYTES;
@@ -153,5 +162,68 @@ impl GroupSnapshot {
         chunk.extend(crc32fast::hash(&chunk).to_le_bytes());
         self.sequence += 1;
         chunk.into()
+    }
+}
+
+/// Takes the chunks of one group's snapshot apart, in order.
+pub(super) struct Chunks {
+    pub(super) group: GroupId,
+    sequence: u32,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+    complete: bool,
+}
+
+impl Chunks {
+    pub(super) fn new(group: GroupId) -> Self {
+        Chunks { group, sequence: 0, bytes: 0, crc: crc32fast::Hasher::new(), complete: false }
+    }
+
+    /// The number of the chunk that comes next.
+    pub(super) fn expects(&self) -> u32 {
+        self.sequence
+    }
+
+    /// The part of the stream that the next chunk holds; nothing in the last one. `Err`: why it cannot be that one.
+    pub(super) fn part<'a>(&mut self, chunk: &'a [u8]) -> Result<&'a [u8], String> {
+        let Some((content, crc)) = chunk.split_last_chunk::<CHUNK_CRC_BYTES>() else {
+            return Err("a chunk is too short".into());
+        };
+        if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
+            return Err("a chunk does not match its checksum".into());
+        }
+        let Some((head, body)) = content.split_first_chunk::<CHUNK_HEAD_BYTES>() else {
+            return Err("a chunk is too short".into());
+        };
+        let [format, kind, g0, g1, s0, s1, s2, s3] = *head;
+        if format != CHUNK_FORMAT {
+            return Err(format!("it has format {format}, and this version knows formats up to {CHUNK_FORMAT}"));
+        }
+        let (of, sequence) = (GroupId::new(u16::from_le_bytes([g0, g1])), u32::from_le_bytes([s0, s1, s2, s3]));
+        if of != self.group {
+            return Err(format!("a chunk is of {of}"));
+        }
+        if sequence != self.sequence || self.complete {
+            return Err(format!("chunk {sequence} came where {} belongs", self.sequence));
+        }
+        self.sequence += 1;
+        match kind {
+            KIND_PART => {
+                self.crc.update(body);
+                self.bytes += body.len() as u64;
+                Ok(body)
+            }
+            KIND_END => {
+                let crc = self.crc.clone().finalize();
+                self.complete = body == [&self.bytes.to_le_bytes()[..], &crc.to_le_bytes()].concat();
+                if self.complete { Ok(&[]) } else { Err("its parts do not make up the whole".into()) }
+            }
+            _ => Err(format!("a chunk is of the unknown kind {kind}")),
+        }
+    }
+
+    /// The checksum of the whole stream, once all of it has come.
+    pub(super) fn whole(&self) -> Option<u32> {
+        self.complete.then(|| self.crc.clone().finalize())
     }
 }
