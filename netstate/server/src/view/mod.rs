@@ -113,6 +113,11 @@ impl View {
         }
     }
 
+    /// The earliest revision of a keyspace that still means something. A restore raises it above all that anybody has seen.
+    pub(crate) fn floor(&self, home: Home) -> Revision {
+        self.node.get().map(|node| node.usage(&home.keyspace()).floor).unwrap_or_default()
+    }
+
     /// The networks that have endpoints on a host.
     pub(crate) fn networks_on(&self, host: HostId) -> BTreeSet<NetworkId> {
         self.presence.lock().get(&host).cloned().unwrap_or_default()

@@ -27,6 +27,20 @@ pub(super) struct Held {
     pub(super) networks: BTreeMap<NetworkId, HeldNetwork>,
     /// Connections, each with the revisions of its sides' networks up to which its members were sent.
     pub(super) connections: BTreeMap<ConnectionId, [Option<Revision>; 2]>,
+    /// Connections whose ids may stand for others now: to be taken back before anything is given.
+    pub(super) void: Vec<ConnectionId>,
+}
+
+impl Held {
+    /// Relies on nothing that the host holds, which may be of another history: networks and connections have their ids
+    /// from counters, and those went back.
+    pub(super) fn start_over(&mut self) {
+        self.directory = Revision::ZERO;
+        for network in self.networks.values_mut() {
+            (network.revision, network.locals) = (None, None);
+        }
+        self.void.extend(std::mem::take(&mut self.connections).into_keys());
+    }
 }
 
 /// A network that a host holds.
@@ -67,6 +81,10 @@ struct Builder<'a> {
 pub(super) fn next(view: &View, encoded: &Encoded, host: HostId, held: &mut Held, marks: &Marks) -> Next {
     let mut builder = Builder { view, encoded, host, directory: view.directory(), next: Next::default() };
     builder.next.frame.directory_revision = builder.directory.revision.get();
+    for id in std::mem::take(&mut held.void) {
+        builder.next.frame.connections_gone.push(id.to_string());
+        builder.next.connections.push(id);
+    }
     let here = |id: &NetworkId| view.network(*id).state.count_on(host) > 0;
     let lost = held.networks.iter().any(|(id, network)| network.local && marks.networks.contains(id) && !here(id));
     if marks.rescope || lost || builder.directory.revision != held.directory {

@@ -45,10 +45,14 @@ pub(crate) async fn serve(
         .resolve_host(&hello.host)
         .map(|host| host.id)
         .map_err(|refusal| Status::not_found(format!("{refusal}; register the host first")))?;
-    let held = parse_hello(&hello)?;
+    let mut held = parse_hello(&hello)?;
+    if held.directory < view.floor(Home::Directory) {
+        // It comes from before a restore: neither its revisions nor the ids that it knows mean here what they did there.
+        held.start_over();
+    }
     // What the host has seen, this node must have: it would otherwise be taken back in time.
     let caught_up = async {
-        view.reached(Home::Directory, Revision::new(hello.directory_revision)).await;
+        view.reached(Home::Directory, held.directory).await;
         for (id, network) in &held.networks {
             view.reached(Home::Network(*id), network.revision.unwrap_or_default()).await;
         }

@@ -371,4 +371,30 @@ proptest! {
             prop_assert_eq!(&watching.host, &fresh, "{}", watching.id);
         }
     }
+
+    /// A host that comes from another history, where the same ids stood for other things, ends with what it would be told
+    /// if it came with nothing.
+    #[test]
+    fn hosts_start_over_after_a_restore(
+        before in prop::collection::vec(step(), 1..40),
+        restored in prop::collection::vec(step(), 1..40),
+    ) {
+        let mut world = World::new();
+        let mut hosts: Vec<_> = (1..=HOSTS).map(|id| world.watch(HostId::new(id))).collect();
+        before.iter().enumerate().for_each(|(at, step)| perform(&mut world, &mut hosts, at, step));
+        hosts.iter_mut().for_each(|host| (0..2).for_each(|_| host.take(&world)));
+        let mut world = World::new();
+        restored.iter().enumerate().for_each(|(at, step)| {
+            // Nobody watches yet.
+            if !matches!(step, Step::Read { .. } | Step::Reconnect { .. }) {
+                perform(&mut world, &mut [], at, step);
+            }
+        });
+        for watching in &mut hosts {
+            watching.reconnect(&world);
+            watching.held.start_over();
+            watching.take(&world);
+            prop_assert_eq!(&watching.host, &world.fresh(watching.id), "{}", watching.id);
+        }
+    }
 }
