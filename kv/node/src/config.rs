@@ -151,19 +151,29 @@ impl Config {
     /// All mistakes in it.
     pub fn mistakes(&self) -> Vec<ConfigError> {
         let mut mistakes = Vec::new();
-        let addresses = self.join.iter().chain(&self.advertise_peer).map(|peer| (&self.name, peer));
-        for (name, peer) in addresses.filter(|(_, peer)| !is_address(peer)) {
-            mistakes.push(ConfigError::Address { name: name.clone(), peer: peer.clone() });
+        let addresses = self.join.iter().chain(&self.advertise_peer);
+        for peer in addresses.filter(|peer| !is_address(peer)) {
+            mistakes.push(ConfigError::Address { name: self.name.clone(), peer: peer.clone() });
         }
         if !self.join.is_empty() {
             return mistakes;
         }
-        if !self.initial_cluster.iter().any(|member| member.name == self.name) {
-            let known = self.initial_cluster.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
-            mistakes.push(ConfigError::UnknownName { name: self.name.clone(), known });
+        mistakes.extend(Self::founders_mistakes(&self.name, &self.initial_cluster));
+        if self.groups == 0 || self.groups > GROUPS_MAX {
+            mistakes.push(ConfigError::Groups { groups: self.groups });
+        }
+        mistakes
+    }
+
+    /// All mistakes in a list of founders, of which one has this name.
+    pub(crate) fn founders_mistakes(name: &str, founders: &[Member]) -> Vec<ConfigError> {
+        let mut mistakes = Vec::new();
+        if !founders.iter().any(|member| member.name == name) {
+            let known = founders.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+            mistakes.push(ConfigError::UnknownName { name: name.into(), known });
         }
         let mut seen = BTreeSet::new();
-        for member in &self.initial_cluster {
+        for member in founders {
             for what in [&member.name, &member.peer] {
                 if !seen.insert(what) {
                     mistakes.push(ConfigError::Twice { what: what.clone() });
@@ -173,11 +183,8 @@ impl Config {
                 mistakes.push(ConfigError::Address { name: member.name.clone(), peer: member.peer.clone() });
             }
         }
-        if self.initial_cluster.len() > FOUNDERS_MAX {
-            mistakes.push(ConfigError::Founders { count: self.initial_cluster.len() });
-        }
-        if self.groups == 0 || self.groups > GROUPS_MAX {
-            mistakes.push(ConfigError::Groups { groups: self.groups });
+        if founders.len() > FOUNDERS_MAX {
+            mistakes.push(ConfigError::Founders { count: founders.len() });
         }
         mistakes
     }
@@ -197,7 +204,12 @@ impl Config {
 
     /// The founders in the order of their names, which is that of their ids.
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
-        let mut sorted = self.initial_cluster.clone();
+        Self::members_of(&self.initial_cluster)
+    }
+
+    /// Founders in the order of their names, which is that of their ids.
+    pub(crate) fn members_of(founders: &[Member]) -> Vec<MemberInfo> {
+        let mut sorted = founders.to_vec();
         sorted.sort();
         let info = |(at, member): (usize, Member)| MemberInfo {
             id: NodeId::new(at as u64 + 1),

@@ -14,6 +14,7 @@
 //!
 //! Left to others: what the keys mean; who may ask.
 
+mod backup;
 mod barrier;
 mod catalog;
 mod clock;
@@ -45,6 +46,7 @@ mod snapshot;
 mod watch;
 
 pub use catalog::{Catalog, MembershipError, NodeRecord, PLACEMENT, REPLICAS_DEFAULT, REPLICAS_MAX, Standing};
+pub use backup::{BackupRun, RestoreError, RestoreOrder, RestoredNode, restore, verify_backup};
 pub use clock::{Clock, SystemClock};
 pub use config::{
     Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,
@@ -53,6 +55,9 @@ pub use disk::Room;
 pub use error::{CallError, CommitError, ReadError, Retry, StartError, WatchError};
 pub use govern::Placement;
 pub use kv_core::placement::{Replicas, Step};
+pub use kv_store::backup::{
+    BackupError, Contents as BackupContents, KeyspaceSummary, Point, RAISE_DEFAULT, RAISE_MAX, RestoredKeyspace,
+};
 pub use kv_store::{Event, Options as StoreOptions, RevisionEvents, Usage, VerifyError, Written};
 pub use leases::LeaseState;
 pub use moves::{MoveError, MoveStage, MoveStatus};

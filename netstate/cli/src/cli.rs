@@ -83,7 +83,7 @@ impl Cli {
             Command::Wait(args) => commands::wait::run(args, &session(global)?).await,
             Command::Audit(command) => commands::audit::run(command, &session(global)?).await,
             Command::Import(command) => Box::pin(commands::import::run(command, &global)).await,
-            Command::Cluster(command) => commands::cluster::run(command, &session(global)?).await,
+            Command::Cluster(command) => Box::pin(commands::cluster::run(command, &session(global)?)).await,
             Command::Bench(command) => Box::pin(bench::run(command, &session(global)?)).await,
         }
     }
@@ -155,6 +155,11 @@ mod tests {
             "netstate audit log --network web --all",
             "netstate network ls -o xml",
             "netstate import etcd",
+            "netstate cluster snapshot save",
+            "netstate cluster snapshot restore f --raise 0",
+            "netstate cluster snapshot restore f --at noon",
+            "netstate cluster snapshot restore f --at 2026-11-28T05:00:00Z --keyspace-revision a@1",
+            "netstate cluster snapshot restore f --initial-cluster n1",
             "netstate --timeout soon network ls",
         ] {
             assert!(parse(line).is_err(), "{line}");

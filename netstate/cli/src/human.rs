@@ -92,7 +92,7 @@ pub(crate) fn moment(micros: i64) -> String {
 
 /// The date of a day counted from 1970-01-01, after Howard Hinnant's `civil_from_days`: years begin in March, so that the
 /// leap day is the last of its year.
-fn civil(day: i64) -> (i64, i64, i64) {
+pub(crate) fn civil(day: i64) -> (i64, i64, i64) {
     let shifted = day + 719_468;
     let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -14,6 +14,7 @@ mod converge;
 mod failure;
 mod human;
 mod json;
+mod moment;
 mod session;
 mod settings;
 mod values;

@@ -1,7 +1,7 @@
 //! One method for each operation of `netstate.v1`, except the host watch.
 
 use netstate_proto::v1::{
-    self as pb, cluster_client::ClusterClient, connections_client::ConnectionsClient,
+    self as pb, backups_client::BackupsClient, cluster_client::ClusterClient, connections_client::ConnectionsClient,
     endpoints_client::EndpointsClient, hosts_client::HostsClient, networks_client::NetworksClient,
     queries_client::QueriesClient,
 };
@@ -141,4 +141,6 @@ streams! {
     QueriesClient::audit_log(AuditLogRequest) -> AuditLogResponse as audit_log;
     /// Has every replica walk its chains; one message for each node and group.
     QueriesClient::audit_verify(AuditVerifyRequest) -> AuditVerifyResponse as audit_verify;
+    /// The state of the whole cluster, as the bytes of a file.
+    BackupsClient::save_backup(SaveBackupRequest) -> SaveBackupResponse as save_backup;
 }

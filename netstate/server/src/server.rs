@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use kv_core::Keyspace;
 use kv_node::{Clock, Node, SystemClock};
 use netstate_proto::v1::{
-    self as pb, cluster_server::ClusterServer, connections_server::ConnectionsServer,
+    self as pb, backups_server::BackupsServer, cluster_server::ClusterServer, connections_server::ConnectionsServer,
     endpoints_server::EndpointsServer, hosts_server::HostsServer, networks_server::NetworksServer,
     queries_server::QueriesServer,
 };
@@ -19,7 +19,7 @@ use crate::{
     http, metrics,
     port::Port,
     reconcile,
-    services::{Services, status::Own},
+    services::{Services, backups::Backups, status::Own},
     view::View,
     watch::Hub,
 };
@@ -191,4 +191,5 @@ fn own_api(routes: Routes, services: &Services) -> Routes {
         .add_service(HostsServer::new(services()).max_decoding_message_size(REQUEST_BYTES))
         .add_service(QueriesServer::new(services()))
         .add_service(ClusterServer::new(services()))
+        .add_service(BackupsServer::new(Backups::new(services())))
 }

@@ -18,6 +18,7 @@ pub(crate) mod probe;
 pub(crate) mod query;
 pub(crate) mod server;
 pub(crate) mod signals;
+pub(crate) mod snapshot;
 pub(crate) mod wait;
 
 use std::collections::HashMap;

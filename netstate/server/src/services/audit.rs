@@ -60,6 +60,8 @@ impl Trail {
         let RevisionChanges { record, changes } = self.page.pop_front()?;
         let changes = match changes {
             Some(changes) => describe(self.home, &changes),
+            // Its reason says what it was.
+            None if record.is_raise() => Vec::new(),
             None => vec!["(compacted)".into()],
         };
         Some(pb::AuditLogResponse {

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod audit;
+pub(crate) mod backups;
 mod cluster;
 mod connections;
 mod endpoints;

@@ -5,7 +5,7 @@ mod nodes;
 mod repair;
 mod status;
 
-use crate::{failure::Failure, session::Session};
+use crate::{commands::snapshot, failure::Failure, session::Session};
 
 /// Look at the cluster itself, and change who belongs to it
 #[derive(Debug, clap::Subcommand)]
@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Move(moves::Args),
     Moves(moves::List),
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
@@ -32,5 +34,6 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Replicas(args) => nodes::replicas(&args, session).await,
         Command::Move(args) => moves::run(&args, session).await,
         Command::Moves(args) => moves::list(&args, session).await,
+        Command::Snapshot(command) => snapshot::run(command, session).await,
     }
 }

@@ -1,0 +1,174 @@
+//! Backups: made by any node from its own replicas, and made into the data directories of a new cluster.
+//!
+//! Must hold: what was acknowledged before a backup began is in it. All founders of a restored cluster come out alike:
+//! what they hold depends on the backup and the orders only, and so does the cluster's id, so that founders that were given
+//! different orders refuse each other instead of mixing two histories. Nodes of the cluster that the backup was made of are
+//! refused by that id, too.
+//!
+//! Left to others: the file and its format (`kv_store::backup`).
+
+use std::path::{Path, PathBuf};
+
+use kv_core::{ClusterId, GroupId, NodeId, Timestamp};
+use kv_store::{
+    Identity,
+    backup::{self, Backup, BackupError, Contents, Header, Placed, Point, RAISE_MAX, Restored},
+};
+
+use crate::{
+    config::{Config, ConfigError, Member, MemberInfo},
+    error::ReadError,
+    node::{Node, read_error},
+    raft::{LogId, MemberNode, Membership, StoredMembership, encode},
+};
+
+/// A backup that is being made.
+pub struct BackupRun {
+    backup: Backup,
+    node: Node,
+}
+
+/// What to restore on a founder of a new cluster. All but name and directory is the same on every one of them.
+#[derive(Clone, Debug)]
+pub struct RestoreOrder {
+    /// The backup.
+    pub file: PathBuf,
+    /// The founder's name, one of `initial_cluster`.
+    pub name: String,
+    /// Where its data will lie: nothing, or an empty directory.
+    pub data_dir: PathBuf,
+    /// All founders, this one included.
+    pub initial_cluster: Vec<Member>,
+    /// Tells a cluster from another one that was restored from the same backup, with the same founders.
+    pub token: String,
+    /// By how much revisions are raised: at least one.
+    pub raise: u64,
+    /// Where histories end.
+    pub point: Point,
+}
+
+/// What a restore has made.
+#[derive(Clone, Debug)]
+pub struct RestoredNode {
+    /// The new cluster.
+    pub cluster: ClusterId,
+    /// The founder's id in it.
+    pub node: NodeId,
+    /// What the backup holds.
+    pub contents: Contents,
+    /// What became of it.
+    pub restored: Restored,
+}
+
+/// Why a founder was not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The orders make no sense. All mistakes at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<ConfigError>),
+    /// Revisions raised by nothing, or too far.
+    #[error("revisions cannot be raised by {by}; 1 to {RAISE_MAX} are possible")]
+    Raise {
+        /// By how much.
+        by: u64,
+    },
+    /// The backup is no good.
+    #[error("nothing was restored")]
+    Backup(#[from] BackupError),
+    /// It could not be restored.
+    #[error(transparent)]
+    Restore(#[from] backup::RestoreError),
+}
+
+impl Node {
+    /// Begins a backup with everything that was acknowledged anywhere before the call. `at`: the time that it will bear.
+    pub async fn backup(&self, version: &str, at: Timestamp) -> Result<BackupRun, ReadError> {
+        let barriers = (0..self.groups()).map(|group| self.read_barrier(GroupId::new(group)));
+        futures::future::try_join_all(barriers).await?;
+        let (cluster, node, name) = (self.cluster(), self.id(), self.name().into());
+        let header = Header { cluster, node, name, version: version.into(), at, groups: self.groups() };
+        let backup = self.0.store.state().backup(header).map_err(|error| self.unreadable(error))?;
+        Ok(BackupRun { backup, node: self.clone() })
+    }
+
+    /// Damage stops this node, whoever meets it.
+    fn unreadable(&self, error: kv_store::StoreError) -> ReadError {
+        let first = &self.0.groups[0];
+        read_error(&first.leadership, first.id, error.into())
+    }
+}
+
+impl BackupRun {
+    /// The next bytes of the file; `None` after the last. Blocks on disk.
+    pub fn next_bytes(&mut self) -> Result<Option<bytes::Bytes>, ReadError> {
+        self.backup.next_bytes().map_err(|error| self.node.unreadable(error))
+    }
+
+    /// Groups that are in it whole already, and all there are.
+    pub fn progress(&self) -> (u16, u16) {
+        self.backup.progress()
+    }
+}
+
+/// Restores one founder. `progress` is told how many bytes of the backup have been read, of those that will be: it is read
+/// once to verify it and once more to restore it. Blocks.
+pub fn restore(order: &RestoreOrder, progress: &mut dyn FnMut(u64, u64)) -> Result<RestoredNode, RestoreError> {
+    let mistakes = Config::founders_mistakes(&order.name, &order.initial_cluster);
+    if !mistakes.is_empty() {
+        return Err(RestoreError::Config(mistakes));
+    }
+    if order.raise == 0 || order.raise > RAISE_MAX {
+        return Err(RestoreError::Raise { by: order.raise });
+    }
+    let twice = 2 * std::fs::metadata(&order.file).map_or(0, |metadata| metadata.len());
+    let contents = backup::verify(&order.file, &mut |read| progress(read, twice))?;
+    let members = Config::members_of(&order.initial_cluster);
+    let own = members.iter().find(|member| member.name == order.name).expect("checked above").id;
+    let cluster = cluster_of(order, &contents, &members);
+    let done = backup::restore(
+        &backup::Restore {
+            file: &order.file,
+            dir: &order.data_dir,
+            identity: Identity { cluster, node: own, groups: contents.header.groups },
+            place: &|index| place(index, &members),
+            raise: order.raise,
+            point: &order.point,
+            options: &kv_store::Options::default(),
+        },
+        &contents,
+        &mut |read| progress(contents.bytes + read, twice),
+    )?;
+    Ok(RestoredNode { cluster, node: own, contents, restored: done })
+}
+
+/// Checks a backup without a server; see [`kv_store::backup::verify`].
+pub fn verify_backup(file: &Path, progress: &mut dyn FnMut(u64)) -> Result<Contents, BackupError> {
+    backup::verify(file, progress)
+}
+
+/// What every founder derives alike from the same orders, and from no others.
+fn cluster_of(order: &RestoreOrder, contents: &Contents, members: &[MemberInfo]) -> ClusterId {
+    let founders: Vec<_> = members.iter().map(|member| format!("{}={}", member.name, member.peer)).collect();
+    let point = match &order.point {
+        Point::Latest => "latest".to_string(),
+        Point::Time(time) => format!("time {}", time.micros()),
+        Point::Revisions(named) => {
+            let named: Vec<_> = named.iter().map(|(name, revision)| format!("{name}={revision}")).collect();
+            format!("revisions {}", named.join(","))
+        }
+    };
+    let how = format!("{point}\nraise {}\ntoken {}", order.raise, order.token);
+    ClusterId::of_restore(&founders.join(","), contents.digest.get(), &how)
+}
+
+/// The log of a restored group begins as that of a founded one does: behind an entry of no term, which every founder has
+/// and which makes them the members. Whoever is elected first begins term one.
+fn place(index: u64, members: &[MemberInfo]) -> Placed {
+    let log_id = LogId::new_term_index(0, index);
+    let voters = members.iter().map(|member| member.id.get()).collect();
+    let node =
+        |member: &MemberInfo| (member.id.get(), MemberNode { name: member.name.clone(), peer: member.peer.clone() });
+    let nodes: std::collections::BTreeMap<_, _> = members.iter().map(node).collect();
+    let members = Membership::new(vec![voters], nodes).expect("every voter is among the nodes");
+    Placed { log_id: encode(&log_id), membership: encode(&StoredMembership::new(Some(log_id), members)) }
+}
