@@ -25,13 +25,31 @@ pub(crate) struct Processes {
 impl Processes {
     /// Starts this many servers.
     pub(crate) fn start(size: usize) -> Self {
-        let mut cluster = Processes {
-            servers: (0..size).map(|_| None).collect(),
-            dir: tempfile::tempdir().unwrap(),
-            address: own_address(),
-        };
+        let mut cluster = Self::prepared(size);
         (0..size).for_each(|at| cluster.spawn(at));
         cluster
+    }
+
+    /// This many servers, with addresses and places for their data, none of them started.
+    pub(crate) fn prepared(size: usize) -> Self {
+        let servers = (0..size).map(|_| None).collect();
+        Processes { servers, dir: tempfile::tempdir().unwrap(), address: own_address() }
+    }
+
+    /// How many servers there are, started or not.
+    pub(crate) fn size(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// All servers, as their `--initial-cluster` names them.
+    pub(crate) fn founders(&self) -> String {
+        let founders = (0..self.servers.len()).map(|at| format!("{}={}", Self::name(at), self.peer_address(at)));
+        founders.collect::<Vec<_>>().join(",")
+    }
+
+    /// What a server has said so far.
+    pub(crate) fn said(&self, at: usize) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{}.log", Self::name(at)))).unwrap_or_default()
     }
 
     /// Starts one server whose data lies on a file system of this many mebibytes that nobody else sees; `None` where that
@@ -76,7 +94,6 @@ impl Processes {
     }
 
     fn command(&self, at: usize) -> Command {
-        let founders = (0..self.servers.len()).map(|at| format!("{}={}", Self::name(at), self.peer_address(at)));
         let mut command = Command::new(env!("CARGO_BIN_EXE_netstate"));
         command
             .args(["server", "--name", &Self::name(at)])
@@ -84,7 +101,7 @@ impl Processes {
             .arg(self.data_dir(at))
             .args(["--listen-client", &self.client_address(at), "--listen-peer", &self.peer_address(at)])
             .args(["--listen-http", &format!("{}:{}", self.address, 2382 + 10 * at)])
-            .args(["--initial-cluster", &founders.collect::<Vec<_>>().join(",")]);
+            .args(["--initial-cluster", &self.founders()]);
         command
     }
 

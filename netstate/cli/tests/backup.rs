@@ -1,0 +1,357 @@
+//! A cluster under load is backed up, lost, and founded anew from the file: what was acknowledged is there, and whoever
+//! knows the old one is told so.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use etcd_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, WatchCreateRequest,
+    WatchRequest, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient,
+    watch_request::RequestUnion,
+};
+use netstate_client::WatchEvent;
+use netstate_proto::v1::{self as pb, host_report::Have, host_report::Hello};
+use support::{Processes, create_network, endpoints, item, origin, register_host, until};
+use tonic::transport::{Channel, Endpoint};
+
+fn netstate(servers: Option<&Processes>, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netstate"));
+    if let Some(cluster) = servers {
+        let addresses: Vec<_> = (0..cluster.size()).map(|at| cluster.client_address(at)).collect();
+        command.args(["--servers", &addresses.join(",")]);
+    }
+    command.args(args).output().unwrap()
+}
+
+/// Standard output of a command that ends well.
+fn done(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Standard error of a command that is refused.
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Restores every server of a cluster that is not started, and starts them.
+fn restore(cluster: &mut Processes, file: &Path, more: &[&str]) {
+    for at in 0..cluster.size() {
+        let (name, dir, founders) = (Processes::name(at), cluster.data_dir(at), cluster.founders());
+        let (file, dir) = (file.to_str().unwrap(), dir.to_str().unwrap());
+        let fixed = ["cluster", "snapshot", "restore", file, "--name", &name, "--data-dir", dir];
+        let args = [&fixed[..], &["--initial-cluster", &founders], more].concat();
+        done(&netstate(None, &args));
+    }
+    (0..cluster.size()).for_each(|at| cluster.spawn(at));
+}
+
+fn channel(cluster: &Processes) -> Channel {
+    let endpoint = |at| Endpoint::from_shared(format!("http://{}", cluster.client_address(at))).unwrap();
+    Channel::balance_list((0..cluster.size()).map(endpoint))
+}
+
+async fn put(channel: &Channel, key: &str, value: &str, lease: i64) -> Option<i64> {
+    let request =
+        PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..PutRequest::default() };
+    let put = KvClient::new(channel.clone()).put(request).await.ok()?;
+    put.into_inner().header.map(|header| header.revision)
+}
+
+/// All keys that start so.
+async fn range(channel: &Channel, prefix: &str) -> RangeResponse {
+    until("a range is answered", async || {
+        let (mut key, mut range_end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
+        match range_end.last_mut() {
+            Some(last) => *last += 1,
+            // Every key.
+            None => (key, range_end) = (vec![0], vec![0]),
+        }
+        let request = RangeRequest { key: key.into(), range_end: range_end.into(), ..RangeRequest::default() };
+        Some(KvClient::new(channel.clone()).range(request).await.ok()?.into_inner())
+    })
+    .await
+}
+
+/// Writes numbered keys and endpoints, one after the other, until told to stop.
+async fn write(
+    cluster: &Processes,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+) -> tokio::task::JoinHandle<()> {
+    let (channel, client) = (channel(cluster), cluster.client());
+    tokio::spawn(async move {
+        for n in 0u64.. {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            put(&channel, &format!("load/{n:06}"), &n.to_string(), 0).await.unwrap();
+            let (network, host) = (format!("net-{}", n % 3), format!("host-{}", n % 2));
+            let endpoints = vec![item(&network, &format!("e{n}"), &host)];
+            let attached = client.attach(pb::AttachRequest { origin: origin(""), endpoints }).await.unwrap();
+            assert_eq!(attached.results[0].refusal, None);
+            acknowledged.store(n + 1, Ordering::Relaxed);
+        }
+    })
+}
+
+/// What watching a key from a revision is answered first.
+async fn compacted_at(channel: &Channel, start_revision: i64) -> i64 {
+    let create = WatchCreateRequest { key: "load/".into(), start_revision, ..WatchCreateRequest::default() };
+    let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let (requests, outgoing) = tokio::sync::mpsc::channel(1);
+    requests.send(request).await.unwrap();
+    let outgoing = futures::stream::unfold(outgoing, async |mut requests| Some((requests.recv().await?, requests)));
+    let mut answers = WatchClient::new(channel.clone()).watch(outgoing).await.unwrap().into_inner();
+    let told = async {
+        loop {
+            let answer = answers.message().await.unwrap().unwrap();
+            if answer.canceled {
+                return answer.compact_revision;
+            }
+            assert!(answer.events.is_empty(), "events of another history");
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, told).await.expect("the watch is cancelled")
+}
+
+/// The frame that a host is sent which says that it holds something.
+async fn first_frame(cluster: &Processes, hello: Hello) -> pb::ScopeFrame {
+    let client = cluster.client();
+    let mut watch = client.watch_host();
+    until("a first frame", async || match watch.next(|| hello.clone()).await {
+        WatchEvent::Frame(received) => Some(received.frame),
+        WatchEvent::Lost { .. } => None,
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_cluster_is_founded_anew() {
+    let mut old = Processes::start(3);
+    let client = old.client();
+    for n in 0..3 {
+        create_network(&client, &format!("net-{n}"), &format!("10.{n}.0.0/16")).await;
+    }
+    for n in 0..2 {
+        register_host(&client, &format!("host-{n}"), &format!("192.0.2.{}", n + 1)).await;
+    }
+    let etcd = channel(&old);
+    let grant = LeaseGrantRequest { id: 77, ttl: 500 };
+    LeaseClient::new(etcd.clone()).lease_grant(grant).await.unwrap();
+    put(&etcd, "leased", "x", 77).await.unwrap();
+
+    let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let writer = write(&old, stop.clone(), acknowledged.clone()).await;
+    until("some load", async || (acknowledged.load(Ordering::Relaxed) >= 60).then_some(())).await;
+    let before = acknowledged.load(Ordering::Relaxed);
+    let file = old.folder().join("backup");
+    let saved = done(&netstate(Some(&old), &["cluster", "snapshot", "save", file.to_str().unwrap(), "-o", "json"]));
+    assert!(saved.contains("\"blake3\""), "{saved}");
+    assert!(!old.folder().join("backup.part").exists());
+    let after = acknowledged.load(Ordering::Relaxed);
+    until("more load", async || (acknowledged.load(Ordering::Relaxed) >= after + 30).then_some(())).await;
+    // A connection that the backup doesn't have: its id will stand for another.
+    let connect = |from: &str, to: &str| pb::ConnectRequest {
+        origin: origin("test"),
+        from: Some(pb::Side { network: from.into(), selector: String::new() }),
+        to: Some(pb::Side { network: to.into(), selector: String::new() }),
+        protocol: pb::Protocol::Any.into(),
+        ..pb::ConnectRequest::default()
+    };
+    let lost = client.open_connection(connect("net-0", "net-1")).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let hello = Hello { host: "host-0".into(), ..Hello::default() };
+    let frame = first_frame(&old, hello.clone()).await;
+    let held = Hello {
+        directory_revision: frame.directory_revision,
+        networks: (1..=3).map(|n| Have { network_id: format!("net{n}"), revision: 1_000, local: true }).collect(),
+        connections: frame.connections.iter().map(|connection| connection.id.clone()).collect(),
+        ..hello
+    };
+    assert_eq!(held.connections, [lost.connection.unwrap().id]);
+    let old_revision = range(&etcd, "load/").await.header.unwrap().revision;
+    (0..3).for_each(|at| old.kill(at));
+
+    let mut new = Processes::prepared(3);
+    restore(&mut new, &file, &[]);
+    let (etcd, client) = (channel(&new), new.client());
+    let found = range(&etcd, "load/").await;
+    let loaded = u64::try_from(found.kvs.len()).unwrap();
+    assert!(loaded >= before, "{loaded} keys of {before} that were acknowledged before");
+    for (n, kv) in found.kvs.iter().enumerate() {
+        assert_eq!((&kv.key[..], &kv.value[..]), (format!("load/{n:06}").as_bytes(), n.to_string().as_bytes()));
+        assert!(kv.mod_revision < old_revision, "a key says when it was written");
+    }
+    let raised = found.header.unwrap().revision;
+    assert!(raised > old_revision + 900_000, "{raised} after {old_revision}");
+    check_endpoints(&endpoints(&client).await, before);
+    let left = LeaseClient::new(etcd.clone());
+    let asked = LeaseTimeToLiveRequest { id: 77, keys: true };
+    let lease =
+        until("the lease is known", async || Some(left.clone().lease_time_to_live(asked).await.ok()?.into_inner()));
+    let lease = lease.await;
+    assert_eq!((lease.granted_ttl, &lease.keys[..]), (500, &["leased".into()][..]));
+    assert!(lease.ttl > 400, "{} s left", lease.ttl);
+
+    // A watcher of the old cluster starts over, whatever it had seen.
+    for start in [1, old_revision, old_revision + 1, old_revision + 500_000] {
+        assert_eq!(compacted_at(&etcd, start).await, raised, "from {start}");
+    }
+    // So does a host: what it held is taken back, and what is there now is given whole.
+    let connection = client.open_connection(connect("net-2", "net-1")).await.unwrap().connection.unwrap();
+    assert_eq!(held.connections, [connection.id.clone()], "the id stands for another connection now");
+    let frame = first_frame(&new, held.clone()).await;
+    assert_eq!(frame.connections_gone, held.connections);
+    assert_eq!(frame.connections.iter().map(|it| &it.id).collect::<Vec<_>>(), [&connection.id]);
+    assert_eq!(frame.connections[0].from_network_id, "net3");
+    assert!(frame.locals.iter().all(|local| local.full) && frame.locals.len() == 3);
+
+    verify_and_log(&client).await;
+    refuses_the_old(&old, &mut new, &client).await;
+}
+
+/// Endpoints are attached one after the other, so what was there before the backup began is all there.
+fn check_endpoints(seen: &[pb::Endpoint], before: u64) {
+    let names: BTreeMap<_, _> = seen.iter().map(|endpoint| (endpoint.name.clone(), endpoint)).collect();
+    for n in 0..before {
+        let endpoint = names.get(&format!("e{n}")).unwrap_or_else(|| panic!("e{n} was attached before"));
+        assert_eq!(endpoint.network, format!("net-{}", n % 3));
+    }
+}
+
+async fn verify_and_log(client: &netstate_client::Client) {
+    until("all replicas verify and agree", async || {
+        let mut answers = client.audit_verify(pb::AuditVerifyRequest {}).await.ok()?;
+        let mut folds: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        while let Some(answer) = answers.message().await.ok()? {
+            assert!(answer.sound, "{}: group {}: {}", answer.node, answer.group, answer.problem);
+            folds.entry(answer.group).or_default().push(answer.fold);
+        }
+        let agree = folds.values().all(|folds| folds.len() == 3 && folds.iter().all(|fold| *fold == folds[0]));
+        (!folds.is_empty() && agree).then_some(())
+    })
+    .await;
+    let mut trail = client.audit_log(pb::AuditLogRequest::default()).await.unwrap();
+    let mut before: Option<pb::AuditLogResponse> = None;
+    let mut raises = 0;
+    while let Some(record) = trail.message().await.unwrap() {
+        if let Some(before) = before {
+            assert_eq!(record.previous, before.hash, "the chain holds across the restore");
+            if record.revision != before.revision + 1 {
+                let reason = format!("restored from r{} of cluster ", before.revision);
+                assert!(record.reason.starts_with(&reason) && record.changes.is_empty(), "{record:?}");
+                raises += 1;
+            }
+        }
+        before = Some(record);
+    }
+    assert_eq!(raises, 1);
+}
+
+/// A server with the old cluster's data is no member of the new one.
+async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &netstate_client::Client) {
+    new.kill(2);
+    std::fs::rename(new.data_dir(2), new.folder().join("aside")).unwrap();
+    std::fs::rename(old.data_dir(2), new.data_dir(2)).unwrap();
+    new.spawn(2);
+    until("the old server is turned away", async || new.said(2).contains("belongs to another cluster").then_some(()))
+        .await;
+    let status = client.cluster_status(pb::ClusterStatusRequest {}).await.unwrap();
+    let reachable = |name: &str| status.nodes.iter().any(|node| node.name == name && node.reachable);
+    assert!(!reachable("n3") && (reachable("n1") || reachable("n2")), "{status:?}");
+    new.kill(2);
+    std::fs::remove_dir_all(new.data_dir(2)).unwrap();
+    std::fs::rename(new.folder().join("aside"), new.data_dir(2)).unwrap();
+    new.spawn(2);
+    until("the new server is back", async || {
+        let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
+        status.nodes.iter().all(|node| node.reachable).then_some(())
+    })
+    .await;
+}
+
+/// Everything as it was at a time, and what cannot be had any more is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_taken_back_to_a_time() {
+    let mut old = Processes::start(1);
+    let client = old.client();
+    create_network(&client, "net-0", "10.0.0.0/16").await;
+    register_host(&client, "host-0", "192.0.2.1").await;
+    let etcd = channel(&old);
+    let attach = async |name: &str| {
+        let endpoints = vec![item("net-0", name, "host-0")];
+        client.attach(pb::AttachRequest { origin: origin(""), endpoints }).await.unwrap();
+    };
+    attach("kept").await;
+    until("a first key", async || put(&etcd, "a", "good", 0).await).await;
+    put(&etcd, "b", "good", 0).await.unwrap();
+    let micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+    let time = kv_core::Timestamp::from_micros(i64::try_from(micros).unwrap()).to_string();
+    let head = put(&etcd, "a", "bad", 0).await.unwrap();
+    put(&etcd, "c", "bad", 0).await.unwrap();
+    attach("mistake").await;
+    let file = old.folder().join("backup");
+    let file = file.to_str().unwrap();
+    done(&netstate(Some(&old), &["cluster", "snapshot", "save", file]));
+    assert!(refused(&netstate(Some(&old), &["cluster", "snapshot", "save", file])).contains("--force replaces it"));
+    let mut new = Processes::prepared(1);
+    restore(&mut new, Path::new(file), &["--at", &time]);
+    let found = range(&channel(&new), "").await;
+    let kvs: Vec<_> = found.kvs.iter().map(|kv| (&kv.key[..], &kv.value[..])).collect();
+    assert_eq!(kvs, [(&b"a"[..], &b"good"[..]), (b"b", b"good")]);
+    assert!(found.header.unwrap().revision > head + 900_000);
+    let names: Vec<_> = endpoints(&new.client()).await.into_iter().map(|endpoint| endpoint.name).collect();
+    assert_eq!(names, ["kept"]);
+
+    // The backup of a restored cluster has no history from before the restore.
+    let again = new.folder().join("again");
+    let again = again.to_str().unwrap();
+    done(&netstate(Some(&new), &["cluster", "snapshot", "save", "--force", again]));
+    let dir = new.folder().join("never");
+    let args = ["cluster", "snapshot", "restore", again, "--data-dir", dir.to_str().unwrap(), "--at", &time];
+    let text = refused(&netstate(None, &args));
+    assert!(text.contains("default is compacted and goes back no further than r"), "{text}");
+    assert!(!dir.exists());
+    (0..1).for_each(|at| old.kill(at));
+}
+
+/// Whatever is wrong with a file is told, with exit code 1; nothing is restored from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_is_refused() {
+    let old = Processes::start(1);
+    create_network(&old.client(), "net-0", "10.0.0.0/16").await;
+    let file = old.folder().join("backup");
+    let name = file.to_str().unwrap();
+    done(&netstate(Some(&old), &["cluster", "snapshot", "save", name]));
+    let table = done(&netstate(None, &["cluster", "snapshot", "verify", name]));
+    assert!(table.contains("netstate/directory"), "{table}");
+    let mut content = std::fs::read(&file).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    std::fs::write(&file, &content).unwrap();
+    let output = netstate(None, &["cluster", "snapshot", "verify", name, "-o", "json"]);
+    assert!(refused(&output).contains("the backup is damaged at byte "));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["sound"], false);
+    let dir = old.folder().join("restored");
+    let text = refused(&netstate(None, &["cluster", "snapshot", "restore", name, "--data-dir", dir.to_str().unwrap()]));
+    assert!(text.contains("nothing was restored"), "{text}");
+    assert!(!dir.exists());
+    let missing = netstate(None, &["cluster", "snapshot", "verify", "/nowhere/at/all"]);
+    assert!(refused(&missing).contains("reading the backup failed"));
+}
