@@ -30,7 +30,15 @@ pub struct Config {
     pub client_url: Option<String>,
 }
 
+/// The keyspace that says where members serve clients, behind the prefix of the store's own.
+const MEMBERS: &str = "members";
+
 impl Config {
+    /// The keyspace whose records beside the keys say where the members serve clients. `None`: its name is none.
+    pub fn members_keyspace(&self) -> Option<Keyspace> {
+        Keyspace::new(&format!("{}{MEMBERS}", self.own_prefix)).ok()
+    }
+
     /// etcd's defaults, for requests to this keyspace.
     pub fn new(keyspace: Keyspace) -> Self {
         Config {

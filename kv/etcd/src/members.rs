@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_core::{Effect, Keyspace, NodeId, Txn};
+use kv_core::{Effect, NodeId, Txn};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Shared;
-
-/// The keyspace of these records, behind the prefix of the store's own.
-const KEYSPACE: &str = "members";
 
 /// What their keys start with; a node's number follows.
 const RECORDS: &[u8] = b"client/";
@@ -19,7 +16,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Where members serve clients, as far as the local replica has it: (node, URL).
 pub(crate) fn client_urls(shared: &Shared) -> Vec<(NodeId, String)> {
-    let records = keyspace(shared).and_then(|keyspace| shared.node().all_beside(&keyspace, RECORDS).ok());
+    let records =
+        shared.config().members_keyspace().and_then(|keyspace| shared.node().all_beside(&keyspace, RECORDS).ok());
     let read = |(key, url): (Bytes, Bytes)| {
         let node = std::str::from_utf8(key.strip_prefix(RECORDS)?).ok()?.parse().ok()?;
         Some((NodeId::new(node), String::from_utf8_lossy(&url).into_owned()))
@@ -29,7 +27,9 @@ pub(crate) fn client_urls(shared: &Shared) -> Vec<(NodeId, String)> {
 
 /// Tells where this member serves clients, unless that is known.
 pub(crate) async fn announce(shared: Shared, stop: CancellationToken) {
-    let (Some(url), Some(keyspace)) = (shared.config().client_url.clone(), keyspace(&shared)) else { return };
+    let (Some(url), Some(keyspace)) = (shared.config().client_url.clone(), shared.config().members_keyspace()) else {
+        return;
+    };
     let key = Bytes::from([RECORDS, shared.node().id().get().to_string().as_bytes()].concat());
     loop {
         if shared.node().beside(&keyspace, &key).is_ok_and(|known| known.as_deref() == Some(url.as_bytes())) {
@@ -45,8 +45,4 @@ pub(crate) async fn announce(shared: Shared, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-fn keyspace(shared: &Shared) -> Option<Keyspace> {
-    Keyspace::new(&format!("{}{KEYSPACE}", shared.config().own_prefix)).ok()
 }

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kv_core::{ClusterId, GroupId, NodeId, Timestamp};
+use kv_core::{ClusterId, GroupId, Keyspace, NodeId, Timestamp};
 use kv_store::{
     Identity,
     backup::{self, Backup, BackupError, Contents, Header, Placed, Point, RAISE_MAX, Restored},
@@ -45,6 +45,8 @@ pub struct RestoreOrder {
     pub raise: u64,
     /// Where histories end.
     pub point: Point,
+    /// Keyspaces whose records beside the keys speak of the old cluster's nodes, and are left out.
+    pub forget: Vec<Keyspace>,
 }
 
 /// What a restore has made.
@@ -133,6 +135,7 @@ pub fn restore(order: &RestoreOrder, progress: &mut dyn FnMut(u64, u64)) -> Resu
             place: &|index| place(index, &members),
             raise: order.raise,
             point: &order.point,
+            forget: &order.forget,
             options: &kv_store::Options::default(),
         },
         &contents,
@@ -171,4 +174,70 @@ fn place(index: u64, members: &[MemberInfo]) -> Placed {
     let nodes: std::collections::BTreeMap<_, _> = members.iter().map(node).collect();
     let members = Membership::new(vec![voters], nodes).expect("every voter is among the nodes");
     Placed { log_id: encode(&log_id), membership: encode(&StoredMembership::new(Some(log_id), members)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_core::{Digest, Revision};
+
+    use super::*;
+
+    fn order() -> RestoreOrder {
+        let member = |name: &str, peer: &str| Member { name: name.into(), peer: peer.into() };
+        RestoreOrder {
+            file: "backup".into(),
+            name: "n1".into(),
+            data_dir: "one".into(),
+            initial_cluster: vec![member("n1", "a:1"), member("n2", "b:1")],
+            token: String::new(),
+            raise: 10,
+            point: Point::Latest,
+            forget: Vec::new(),
+        }
+    }
+
+    fn contents(digest: u8) -> Contents {
+        let (cluster, node, at) = (ClusterId::new([7; 16]), NodeId::new(1), Timestamp::default());
+        let header = Header { cluster, node, name: "n1".into(), version: String::new(), at, groups: 4 };
+        let digest = Digest::new([digest; 32]);
+        Contents { header, keyspaces: Vec::new(), records: 0, leases: 0, bytes: 0, digest }
+    }
+
+    fn id(order: &RestoreOrder, digest: u8) -> ClusterId {
+        cluster_of(order, &contents(digest), &Config::members_of(&order.initial_cluster))
+    }
+
+    /// Founders that were given the same find each other, whatever is their own; those that were given anything else don't.
+    #[test]
+    fn founders_with_the_same_orders_are_one_cluster() {
+        let one = id(&order(), 1);
+        let mut other = RestoreOrder { name: "n2".into(), data_dir: "two".into(), file: "copy".into(), ..order() };
+        other.initial_cluster.reverse();
+        assert_eq!(id(&other, 1), one);
+        assert_ne!(one, ClusterId::new([7; 16]));
+        let different: [fn(&mut RestoreOrder); 5] = [
+            |order| order.token.push('x'),
+            |order| order.raise = 11,
+            |order| order.point = Point::Time(Timestamp::from_micros(1)),
+            |order| order.point = Point::Revisions([(Keyspace::new("a").unwrap(), Revision::new(1))].into()),
+            |order| order.initial_cluster[1].peer = "b:2".into(),
+        ];
+        let mut seen = vec![one, id(&order(), 2)];
+        for change in different {
+            let mut changed = order();
+            change(&mut changed);
+            let changed = id(&changed, 1);
+            assert!(!seen.contains(&changed));
+            seen.push(changed);
+        }
+    }
+
+    #[test]
+    fn orders_that_make_no_sense_are_refused() {
+        let refused = |order: &RestoreOrder| restore(order, &mut |_, _| {}).unwrap_err().to_string();
+        let text = "the node's name \"n3\" is not in the initial cluster (n1, n2); add it or correct the name";
+        assert_eq!(refused(&RestoreOrder { name: "n3".into(), ..order() }), text);
+        assert!(refused(&RestoreOrder { raise: 0, ..order() }).contains("cannot be raised by 0; 1 to "));
+        assert!(refused(&RestoreOrder { raise: u64::MAX, ..order() }).contains("cannot be raised"));
+    }
 }

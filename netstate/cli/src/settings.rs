@@ -14,6 +14,7 @@ use std::{fmt, io, net::SocketAddr, path::Path};
 use kv_node::{Config, ConfigError, DISK_RESERVE_BYTES, GROUPS_DEFAULT, Member, StoreOptions, Timing};
 use netstate_server::ServerConfig;
 
+pub(crate) use etcd::members_keyspace;
 use source::Settings;
 
 pub(crate) const NAME: &str = "name";

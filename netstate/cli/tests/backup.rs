@@ -139,9 +139,28 @@ async fn first_frame(cluster: &Processes, hello: Hello) -> pb::ScopeFrame {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_cluster_is_founded_anew() {
-    let mut old = Processes::start(3);
+/// What is known of the old cluster when it is lost.
+struct Lost {
+    /// Keys and endpoints acknowledged before the backup began.
+    before: u64,
+    /// The keyspace's revision at the end.
+    revision: i64,
+    /// What a host held.
+    hello: Hello,
+}
+
+fn connect(from: &str, to: &str) -> pb::ConnectRequest {
+    pb::ConnectRequest {
+        origin: origin("test"),
+        from: Some(pb::Side { network: from.into(), selector: String::new() }),
+        to: Some(pb::Side { network: to.into(), selector: String::new() }),
+        protocol: pb::Protocol::Any.into(),
+        ..pb::ConnectRequest::default()
+    }
+}
+
+/// Three servers under load, backed up meanwhile, which go on for a while and are killed.
+async fn lose(old: &mut Processes, file: &Path) -> Lost {
     let client = old.client();
     for n in 0..3 {
         create_network(&client, &format!("net-{n}"), &format!("10.{n}.0.0/16")).await;
@@ -149,80 +168,88 @@ async fn a_lost_cluster_is_founded_anew() {
     for n in 0..2 {
         register_host(&client, &format!("host-{n}"), &format!("192.0.2.{}", n + 1)).await;
     }
-    let etcd = channel(&old);
-    let grant = LeaseGrantRequest { id: 77, ttl: 500 };
-    LeaseClient::new(etcd.clone()).lease_grant(grant).await.unwrap();
+    let etcd = channel(old);
+    LeaseClient::new(etcd.clone()).lease_grant(LeaseGrantRequest { id: 77, ttl: 500 }).await.unwrap();
     put(&etcd, "leased", "x", 77).await.unwrap();
-
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let writer = write(&old, stop.clone(), acknowledged.clone()).await;
-    until("some load", async || (acknowledged.load(Ordering::Relaxed) >= 60).then_some(())).await;
-    let before = acknowledged.load(Ordering::Relaxed);
-    let file = old.folder().join("backup");
-    let saved = done(&netstate(Some(&old), &["cluster", "snapshot", "save", file.to_str().unwrap(), "-o", "json"]));
+    let writer = write(old, stop.clone(), acknowledged.clone()).await;
+    let reached = async |goal: u64| {
+        until("more load", async || (acknowledged.load(Ordering::Relaxed) >= goal).then_some(())).await;
+        acknowledged.load(Ordering::Relaxed)
+    };
+    let before = reached(60).await;
+    let saved = done(&netstate(Some(old), &["cluster", "snapshot", "save", file.to_str().unwrap(), "-o", "json"]));
     assert!(saved.contains("\"blake3\""), "{saved}");
     assert!(!old.folder().join("backup.part").exists());
-    let after = acknowledged.load(Ordering::Relaxed);
-    until("more load", async || (acknowledged.load(Ordering::Relaxed) >= after + 30).then_some(())).await;
+    reached(acknowledged.load(Ordering::Relaxed) + 30).await;
     // A connection that the backup doesn't have: its id will stand for another.
-    let connect = |from: &str, to: &str| pb::ConnectRequest {
-        origin: origin("test"),
-        from: Some(pb::Side { network: from.into(), selector: String::new() }),
-        to: Some(pb::Side { network: to.into(), selector: String::new() }),
-        protocol: pb::Protocol::Any.into(),
-        ..pb::ConnectRequest::default()
-    };
-    let lost = client.open_connection(connect("net-0", "net-1")).await.unwrap();
+    let lost = client.open_connection(connect("net-0", "net-1")).await.unwrap().connection.unwrap();
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
     let hello = Hello { host: "host-0".into(), ..Hello::default() };
-    let frame = first_frame(&old, hello.clone()).await;
+    let frame = first_frame(old, hello.clone()).await;
+    let have = |n: u32| Have { network_id: format!("net{n}"), revision: 1_000, local: true };
     let held = Hello {
         directory_revision: frame.directory_revision,
-        networks: (1..=3).map(|n| Have { network_id: format!("net{n}"), revision: 1_000, local: true }).collect(),
+        networks: (1..=3).map(have).collect(),
         connections: frame.connections.iter().map(|connection| connection.id.clone()).collect(),
         ..hello
     };
-    assert_eq!(held.connections, [lost.connection.unwrap().id]);
-    let old_revision = range(&etcd, "load/").await.header.unwrap().revision;
+    assert_eq!(held.connections, [lost.id]);
+    let revision = range(&etcd, "load/").await.header.unwrap().revision;
     (0..3).for_each(|at| old.kill(at));
+    Lost { before, revision, hello: held }
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_cluster_is_founded_anew() {
+    let mut old = Processes::start(3);
+    let file = old.folder().join("backup");
+    let lost = lose(&mut old, &file).await;
     let mut new = Processes::prepared(3);
     restore(&mut new, &file, &[]);
-    let (etcd, client) = (channel(&new), new.client());
-    let found = range(&etcd, "load/").await;
+    let client = new.client();
+    check_keys(&channel(&new), &lost).await;
+    check_endpoints(&endpoints(&client).await, lost.before);
+    check_host(&new, &client, &lost).await;
+    verify_and_log(&client).await;
+    refuses_the_old(&old, &mut new, &client).await;
+}
+
+/// The keys are those that one writer had written at some moment, all acknowledged ones among them.
+async fn check_keys(etcd: &Channel, lost: &Lost) {
+    let found = range(etcd, "load/").await;
     let loaded = u64::try_from(found.kvs.len()).unwrap();
-    assert!(loaded >= before, "{loaded} keys of {before} that were acknowledged before");
+    assert!(loaded >= lost.before, "{loaded} keys of {} that were acknowledged before", lost.before);
     for (n, kv) in found.kvs.iter().enumerate() {
         assert_eq!((&kv.key[..], &kv.value[..]), (format!("load/{n:06}").as_bytes(), n.to_string().as_bytes()));
-        assert!(kv.mod_revision < old_revision, "a key says when it was written");
+        assert!(kv.mod_revision < lost.revision, "a key says when it was written");
     }
     let raised = found.header.unwrap().revision;
-    assert!(raised > old_revision + 900_000, "{raised} after {old_revision}");
-    check_endpoints(&endpoints(&client).await, before);
-    let left = LeaseClient::new(etcd.clone());
-    let asked = LeaseTimeToLiveRequest { id: 77, keys: true };
-    let lease =
-        until("the lease is known", async || Some(left.clone().lease_time_to_live(asked).await.ok()?.into_inner()));
+    assert!(raised > lost.revision + 900_000, "{raised} after {}", lost.revision);
+    let lease = until("the lease is known", async || {
+        let asked = LeaseTimeToLiveRequest { id: 77, keys: true };
+        Some(LeaseClient::new(etcd.clone()).lease_time_to_live(asked).await.ok()?.into_inner())
+    });
     let lease = lease.await;
     assert_eq!((lease.granted_ttl, &lease.keys[..]), (500, &["leased".into()][..]));
     assert!(lease.ttl > 400, "{} s left", lease.ttl);
-
     // A watcher of the old cluster starts over, whatever it had seen.
-    for start in [1, old_revision, old_revision + 1, old_revision + 500_000] {
-        assert_eq!(compacted_at(&etcd, start).await, raised, "from {start}");
+    for start in [1, lost.revision, lost.revision + 1, lost.revision + 500_000] {
+        assert_eq!(compacted_at(etcd, start).await, raised, "from {start}");
     }
-    // So does a host: what it held is taken back, and what is there now is given whole.
+}
+
+/// A host starts over: what it held is taken back, and what is there now is given whole.
+async fn check_host(new: &Processes, client: &netstate_client::Client, lost: &Lost) {
+    let held = &lost.hello;
     let connection = client.open_connection(connect("net-2", "net-1")).await.unwrap().connection.unwrap();
     assert_eq!(held.connections, [connection.id.clone()], "the id stands for another connection now");
-    let frame = first_frame(&new, held.clone()).await;
+    let frame = first_frame(new, held.clone()).await;
     assert_eq!(frame.connections_gone, held.connections);
     assert_eq!(frame.connections.iter().map(|it| &it.id).collect::<Vec<_>>(), [&connection.id]);
     assert_eq!(frame.connections[0].from_network_id, "net3");
     assert!(frame.locals.iter().all(|local| local.full) && frame.locals.len() == 3);
-
-    verify_and_log(&client).await;
-    refuses_the_old(&old, &mut new, &client).await;
 }
 
 /// Endpoints are attached one after the other, so what was there before the backup began is all there.

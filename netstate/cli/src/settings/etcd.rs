@@ -13,6 +13,11 @@ const DEFAULT: &str = "default";
 /// How long a simple token lives. etcd's live on while they are used, and many of its clients log in only once.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
+/// The keyspace that says where the nodes of a cluster serve clients.
+pub(crate) fn members_keyspace() -> Option<Keyspace> {
+    Config::new(Keyspace::new(DEFAULT).expect("a keyspace's name")).members_keyspace()
+}
+
 /// The API's configuration, and further ports for it.
 pub(super) fn read(settings: &Settings, mistakes: &mut Vec<String>) -> (Config, Vec<(SocketAddr, Keyspace)>) {
     let keyspace = Keyspace::new(DEFAULT).expect("a keyspace's name");

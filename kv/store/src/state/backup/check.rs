@@ -119,9 +119,12 @@ impl Walk {
             Some(&keys::KEYSPACE) => return self.keyspace(key, record),
             Some(&kind @ (keys::LATEST | keys::EARLIER)) => {
                 let version: Version<'_> = envelope::open_value(key, record).map_err(flawed)?;
-                let Some(walked) = self.keyspaces.get_mut(&number(key)) else { return odd("of no keyspace") };
+                let Some(walked) = self.keyspace_of(key) else { return odd("of no keyspace") };
                 if version.modified > walked.known.head.revision {
                     return odd("it is from behind its keyspace's head");
+                }
+                if kind == keys::EARLIER && keys::split_earlier(key).is_none_or(|(_, at)| at != version.modified) {
+                    return odd("it stands under another revision");
                 }
                 if kind == keys::LATEST {
                     let Some(value) = version.value else { return odd("a latest version without a value") };
@@ -134,6 +137,9 @@ impl Walk {
                 let _: Remembered = envelope::open_value(key, record).map_err(flawed)?;
             }
             Some(&keys::LEASE) => {
+                if keys::split_lease(key).is_none() {
+                    return odd("that is no lease");
+                }
                 let lease: LeaseRecord = envelope::open_value(key, record).map_err(flawed)?;
                 self.fold.toggle_record(&key[2..], &lease_content(&lease));
                 self.leases += 1;
@@ -141,7 +147,16 @@ impl Walk {
             Some(&keys::BESIDE) => {
                 self.fold.toggle_record(&key[2..], envelope::open(key, record).map_err(flawed)?);
             }
-            Some(&(keys::EXPIRY | keys::ATTACHED)) => drop(envelope::open(key, record).map_err(flawed)?),
+            Some(&kind @ (keys::EXPIRY | keys::ATTACHED)) => {
+                let whole = match kind {
+                    keys::EXPIRY => keys::split_expiry(key).is_some(),
+                    _ => key.len() >= keys::ATTACHED_BYTES,
+                };
+                if !whole {
+                    return odd("its key is cut short");
+                }
+                envelope::open(key, record).map_err(flawed)?;
+            }
             _ => return odd("that is nothing that a state has"),
         }
         Ok(())
@@ -164,9 +179,12 @@ impl Walk {
     fn chain(&mut self, key: &[u8], record: &[u8]) -> Result<(), String> {
         let chained: Chained<'_> =
             envelope::open_value(key, record).map_err(|flaw| format!("{}: {flaw}", keys::render(key)))?;
-        let Some(walked) = self.keyspaces.get_mut(&number(key)) else {
+        let Some(walked) = self.keyspace_of(key) else {
             return Err(format!("{}: of no keyspace", keys::render(key)));
         };
+        if key[keys::NUMBERED_BYTES..] != chained.record.revision.get().to_be_bytes() {
+            return Err(format!("{}: it stands under another revision", keys::render(key)));
+        }
         if chained.record.revision < walked.known.forgotten {
             // It may go, and what comes before it may have gone already.
             return Ok(());
@@ -181,11 +199,20 @@ impl Walk {
         Ok(())
     }
 
+    /// The keyspace that a record belongs to.
+    fn keyspace_of(&mut self, key: &[u8]) -> Option<&mut Walked> {
+        let number = key.get(keys::HEAD_BYTES..)?.first_chunk::<4>()?;
+        self.keyspaces.get_mut(&Number::from_be_bytes(*number))
+    }
+
     /// Checks what can be checked once all has come. Returns what has to be said of the group's keyspaces.
     fn end(self, group: GroupId) -> Result<BTreeMap<Keyspace, KeyspaceSummary>, String> {
         let record = self.group.ok_or_else(|| format!("{group} does not say how far it is"))?;
         for walked in self.keyspaces.values() {
             let (name, known) = (&walked.name, &walked.known);
+            if known.number >= record.keyspaces {
+                return Err(format!("{name}: its number is one that was not given yet"));
+            }
             if walked.head != known.head {
                 let (walked, said) = (walked.head.revision, known.head.revision);
                 return Err(format!("{name}: the records end at {walked}, the keyspace says {said}"));
@@ -201,10 +228,4 @@ impl Walk {
         let summaries = self.keyspaces.into_values().map(|walked| (walked.name.clone(), walked));
         Ok(summaries.map(|(name, walked)| (name, summary(group, walked.name, &walked.known))).collect())
     }
-}
-
-/// The keyspace's number in the key of a record that belongs to one.
-pub(super) fn number(key: &[u8]) -> Number {
-    let number = key.get(keys::HEAD_BYTES..).and_then(|rest| rest.first_chunk::<4>());
-    number.map_or(Number::MAX, |number| Number::from_be_bytes(*number))
 }

@@ -33,6 +33,8 @@ pub(super) enum Part {
     End([u8; 32]),
 }
 
+type KeyAndRecord = (Vec<u8>, Vec<u8>);
+
 /// A backup, read part by part.
 pub(super) struct BackupReader {
     path: PathBuf,
@@ -49,7 +51,6 @@ pub(super) struct BackupReader {
     /// Of the group's stream, not taken yet, from `taken` on.
     stream: Vec<u8>,
     taken: usize,
-    ended: bool,
 }
 
 impl BackupReader {
@@ -73,7 +74,6 @@ impl BackupReader {
             whole: None,
             stream: Vec::new(),
             taken: 0,
-            ended: false,
         };
         reader.lines()?;
         let (kind, body) = reader.frame()?;
@@ -146,7 +146,7 @@ impl BackupReader {
     }
 
     /// The next key and record, if they have come whole.
-    fn take(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, BackupError> {
+    fn take(&mut self) -> Result<Option<KeyAndRecord>, BackupError> {
         let Some(group) = self.chunks.as_ref().map(|chunks| chunks.group) else { return Ok(None) };
         let ready = &self.stream[self.taken..];
         let piece = |from: usize, limit: usize| -> Result<Option<&[u8]>, BackupError> {
@@ -174,10 +174,7 @@ impl BackupReader {
         }
         let mut rest = [0; 1];
         match self.file.read(&mut rest) {
-            Ok(0) => {
-                self.ended = true;
-                Ok(Part::End(digest))
-            }
+            Ok(0) => Ok(Part::End(digest)),
             Ok(_) => {
                 self.at = end;
                 Err(self.damaged("something was added behind its end"))

@@ -56,6 +56,8 @@ pub struct Restore<'a> {
     pub raise: u64,
     /// Where histories end.
     pub point: &'a Point,
+    /// Keyspaces whose records beside the keys are left out: they speak of the nodes of the cluster that is no more.
+    pub forget: &'a [Keyspace],
     /// How the directory is set up.
     pub options: &'a Options,
 }
@@ -146,11 +148,14 @@ fn fill(
         let mut settler = Settler::new(database, group);
         let mut settled = Vec::new();
         for (name, known, cut) in cuts {
+            if order.forget.contains(name) {
+                settler.delete_kind(keys::BESIDE, known.number);
+            }
             let (record, keyspace) = settler.keyspace(name, known, cut, order.raise, &contents.header)?;
             settled.push((name.clone(), record));
             restored.keyspaces.push(keyspace);
         }
-        settler.group(record, &settled, placed)?;
+        settler.group(&record, &settled, placed)?;
     }
     database.flush()?;
     for (group, index, log_id) in begins {

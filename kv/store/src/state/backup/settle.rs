@@ -81,22 +81,22 @@ impl<'a> Settler<'a> {
     /// Settles the group itself, once its keyspaces are.
     pub(super) fn group(
         mut self,
-        record: GroupRecord,
-        keyspaces: &[(Keyspace, KeyspaceRecord)],
+        record: &GroupRecord,
+        settled: &[(Keyspace, KeyspaceRecord)],
         placed: Placed,
     ) -> Result<(), StoreError> {
         self.write()?;
-        let mut fold = Fold::default();
-        let mut clock = record.clock;
-        for (name, known) in keyspaces {
+        let (mut fold, mut clock) = (Fold::default(), record.clock);
+        for (name, known) in settled {
             fold.toggle(name, &known.head);
             clock = clock.max(known.head.at);
         }
         self.leases(&mut fold)?;
         self.beside(&mut fold)?;
         let (log_id, membership) = (placed.log_id, Some(placed.membership));
-        let settled = GroupRecord { log_id, membership, fold, clock, ..record };
-        self.put(&keys::group(self.group), &settled)?;
+        let (index, keyspaces) = (record.index, record.keyspaces);
+        let record = GroupRecord { index, log_id, membership, fold, keyspaces, clock };
+        self.put(&keys::group(self.group), &record)?;
         self.write()
     }
 
@@ -115,7 +115,8 @@ impl<'a> Settler<'a> {
         self.database.write(std::mem::take(&mut self.batch), &unlogged())
     }
 
-    fn delete_kind(&mut self, kind: u8, number: Number) {
+    /// Removes all records of a kind that a keyspace has.
+    pub(super) fn delete_kind(&mut self, kind: u8, number: Number) {
         let from = keys::kind_of(self.group, kind, number);
         self.batch.delete_range(from.clone(), keys::behind_number(from));
     }

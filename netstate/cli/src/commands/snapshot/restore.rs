@@ -13,6 +13,7 @@ use crate::{
     failure::Failure,
     human, json,
     moment::Moment,
+    settings,
     values::At,
 };
 
@@ -103,6 +104,7 @@ fn order(args: Restore) -> Result<RestoreOrder, Failure> {
         token: args.token,
         raise: args.raise,
         point,
+        forget: settings::members_keyspace().into_iter().collect(),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::{
     testkit::{G0, G1, IDENTITY, apply, commit, keyspace, some_history, with_request},
 };
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/backup-1");
+pub(super) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/backup-1");
 
 #[test]
 fn what_is_written_is_format_1() {

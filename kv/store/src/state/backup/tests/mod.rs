@@ -2,6 +2,7 @@
 
 mod damage;
 mod fixture;
+mod fuzz;
 mod random;
 mod refusals;
 mod restored;
@@ -52,7 +53,8 @@ pub(super) fn place(index: u64) -> Placed {
 
 pub(super) fn restore_to(file: &Path, dir: &Path, point: &Point) -> Result<Restored, RestoreError> {
     let options = Options::default();
-    let order = Restore { file, dir, identity: RESTORED, place: &place, raise: RAISE, point, options: &options };
+    let order =
+        Restore { file, dir, identity: RESTORED, place: &place, raise: RAISE, point, forget: &[], options: &options };
     restore(&order, &sound(file), &mut |_| {})
 }
 

@@ -46,6 +46,7 @@ fn a_damaged_backup_leaves_nothing_behind() {
         place: &place,
         raise: RAISE,
         point: &point,
+        forget: &[],
         options: &options,
     };
     let error = restore(&order(&to), &contents, &mut |_| {}).unwrap_err();
@@ -87,6 +88,7 @@ fn revisions_that_would_not_fit_are_refused() {
         place: &place,
         raise: u64::MAX,
         point: &point,
+        forget: &[],
         options: &options,
     };
     let error = restore(&order, &sound(&file), &mut |_| {}).unwrap_err();

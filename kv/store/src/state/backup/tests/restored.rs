@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kv_core::{Change, Commit, Effect, KeyRange, LeaseId, Outcome, RequestId, Revision, Timestamp};
 
-use super::{RAISE, open_restored, place, restore_to, save, sound};
+use super::{RAISE, RESTORED, open_restored, place, restore_to, save, sound};
 use crate::{
     Options, ReadError, State, Store,
-    state::backup::Point,
+    state::backup::{Point, Restore, restore},
     testkit::{G0, G1, IDENTITY, apply, commit, keyspace, some_history, with_request},
 };
 
@@ -185,4 +185,33 @@ fn what_is_beside_the_keys_comes_along() {
     let done = apply(first.state(), G1, 9, vec![again]);
     assert!(matches!(done.outcomes[0], Outcome::Applied(_)));
     first.state().verify(G1).unwrap();
+}
+
+/// Records that speak of the old cluster's nodes don't come along, and replicas still agree on what is left.
+#[test]
+fn what_speaks_of_the_old_nodes_is_left_out() {
+    let store = Store::open_temporary(&IDENTITY, &Options::default()).unwrap();
+    for name in ["members", "users"] {
+        let beside = Effect::Record { key: "record".into(), value: Some(name.into()) };
+        let index = if name == "members" { 1 } else { 2 };
+        apply(store.state(), G0, index, vec![Commit { effects: vec![beside], ..commit(name, 0, &[]) }]);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (file, to) = (save(store.state(), dir.path()), dir.path().join("data"));
+    let (options, forget) = (Options::default(), [keyspace("members")]);
+    let order = Restore {
+        file: &file,
+        dir: &to,
+        identity: RESTORED,
+        place: &place,
+        raise: RAISE,
+        point: &Point::Latest,
+        forget: &forget,
+        options: &options,
+    };
+    restore(&order, &sound(&file), &mut |_| {}).unwrap();
+    let restored = open_restored(&to);
+    assert_eq!(restored.state().beside(G0, &keyspace("members"), b"record").unwrap(), None);
+    assert_eq!(restored.state().beside(G0, &keyspace("users"), b"record").unwrap(), Some("users".into()));
+    restored.state().verify(G0).unwrap();
 }
