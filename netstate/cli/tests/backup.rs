@@ -20,7 +20,7 @@ use etcd_proto::etcdserverpb::{
     WatchRequest, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient,
     watch_request::RequestUnion,
 };
-use netstate_client::WatchEvent;
+use netstate_client::{Client, WatchEvent};
 use netstate_proto::v1::{self as pb, host_report::Have, host_report::Hello};
 use support::{Processes, create_network, endpoints, item, origin, register_host, until};
 use tonic::transport::{Channel, Endpoint};
@@ -86,6 +86,24 @@ async fn range(channel: &Channel, prefix: &str) -> RangeResponse {
     .await
 }
 
+/// Attaches an endpoint, unless that was done by an attempt whose answer was lost.
+async fn attached(client: &Client, endpoint: pb::AttachItem) -> Option<()> {
+    let request = pb::AttachRequest { origin: origin(""), endpoints: vec![endpoint] };
+    // Boxed: the future of a call is large.
+    let result = Box::pin(client.attach(request)).await.ok()?.results.remove(0);
+    let refusal = result.refusal.map(|refusal| refusal.code);
+    (refusal.is_none() || refusal == Some(tonic::Code::AlreadyExists.into())).then_some(())
+}
+
+/// Returns when every group has a leader.
+async fn led(client: &Client) {
+    until("every group has a leader", async || {
+        let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
+        (!status.groups.is_empty() && status.groups.iter().all(|group| !group.leader.is_empty())).then_some(())
+    })
+    .await;
+}
+
 /// Writes numbered keys and endpoints, one after the other, until told to stop.
 async fn write(
     cluster: &Processes,
@@ -98,11 +116,15 @@ async fn write(
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            put(&channel, &format!("load/{n:06}"), &n.to_string(), 0).await.unwrap();
-            let (network, host) = (format!("net-{}", n % 3), format!("host-{}", n % 2));
-            let endpoints = vec![item(&network, &format!("e{n}"), &host)];
-            let attached = client.attach(pb::AttachRequest { origin: origin(""), endpoints }).await.unwrap();
-            assert_eq!(attached.results[0].refusal, None);
+            // Again until it is acknowledged: a busy machine may change leaders meanwhile.
+            let (key, value, began) = (format!("load/{n:06}"), n.to_string(), tokio::time::Instant::now());
+            while put(&channel, &key, &value, 0).await.is_none() {
+                assert!(began.elapsed() < support::PATIENCE, "{key} is not acknowledged");
+            }
+            let endpoint = item(&format!("net-{}", n % 3), &format!("e{n}"), &format!("host-{}", n % 2));
+            while attached(&client, endpoint.clone()).await.is_none() {
+                assert!(began.elapsed() < support::PATIENCE, "e{n} is not acknowledged");
+            }
             acknowledged.store(n + 1, Ordering::Relaxed);
         }
     })
@@ -162,6 +184,7 @@ fn connect(from: &str, to: &str) -> pb::ConnectRequest {
 /// Three servers under load, backed up meanwhile, which go on for a while and are killed.
 async fn lose(old: &mut Processes, file: &Path) -> Lost {
     let client = old.client();
+    led(&client).await;
     for n in 0..3 {
         create_network(&client, &format!("net-{n}"), &format!("10.{n}.0.0/16")).await;
     }
@@ -169,8 +192,9 @@ async fn lose(old: &mut Processes, file: &Path) -> Lost {
         register_host(&client, &format!("host-{n}"), &format!("192.0.2.{}", n + 1)).await;
     }
     let etcd = channel(old);
-    LeaseClient::new(etcd.clone()).lease_grant(LeaseGrantRequest { id: 77, ttl: 500 }).await.unwrap();
-    put(&etcd, "leased", "x", 77).await.unwrap();
+    let grant = LeaseGrantRequest { id: 77, ttl: 500 };
+    until("a lease is granted", async || LeaseClient::new(etcd.clone()).lease_grant(grant).await.ok()).await;
+    until("a key is leased", async || put(&etcd, "leased", "x", 77).await).await;
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writer = write(old, stop.clone(), acknowledged.clone()).await;
     let reached = async |goal: u64| {
@@ -209,6 +233,7 @@ async fn a_lost_cluster_is_founded_anew() {
     let mut new = Processes::prepared(3);
     restore(&mut new, &file, &[]);
     let client = new.client();
+    led(&client).await;
     check_keys(&channel(&new), &lost).await;
     check_endpoints(&endpoints(&client).await, lost.before);
     check_host(&new, &client, &lost).await;
@@ -223,7 +248,7 @@ async fn check_keys(etcd: &Channel, lost: &Lost) {
     assert!(loaded >= lost.before, "{loaded} keys of {} that were acknowledged before", lost.before);
     for (n, kv) in found.kvs.iter().enumerate() {
         assert_eq!((&kv.key[..], &kv.value[..]), (format!("load/{n:06}").as_bytes(), n.to_string().as_bytes()));
-        assert!(kv.mod_revision < lost.revision, "a key says when it was written");
+        assert!(kv.mod_revision <= lost.revision, "a key says when it was written");
     }
     let raised = found.header.unwrap().revision;
     assert!(raised > lost.revision + 900_000, "{raised} after {}", lost.revision);
@@ -241,7 +266,7 @@ async fn check_keys(etcd: &Channel, lost: &Lost) {
 }
 
 /// A host starts over: what it held is taken back, and what is there now is given whole.
-async fn check_host(new: &Processes, client: &netstate_client::Client, lost: &Lost) {
+async fn check_host(new: &Processes, client: &Client, lost: &Lost) {
     let held = &lost.hello;
     let connection = client.open_connection(connect("net-2", "net-1")).await.unwrap().connection.unwrap();
     assert_eq!(held.connections, [connection.id.clone()], "the id stands for another connection now");
@@ -261,7 +286,7 @@ fn check_endpoints(seen: &[pb::Endpoint], before: u64) {
     }
 }
 
-async fn verify_and_log(client: &netstate_client::Client) {
+async fn verify_and_log(client: &Client) {
     until("all replicas verify and agree", async || {
         let mut answers = client.audit_verify(pb::AuditVerifyRequest {}).await.ok()?;
         let mut folds: BTreeMap<u32, Vec<_>> = BTreeMap::new();
@@ -291,7 +316,7 @@ async fn verify_and_log(client: &netstate_client::Client) {
 }
 
 /// A server with the old cluster's data is no member of the new one.
-async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &netstate_client::Client) {
+async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &Client) {
     new.kill(2);
     std::fs::rename(new.data_dir(2), new.folder().join("aside")).unwrap();
     std::fs::rename(old.data_dir(2), new.data_dir(2)).unwrap();
