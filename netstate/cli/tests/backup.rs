@@ -22,7 +22,7 @@ use etcd_proto::etcdserverpb::{
 };
 use netstate_client::{Client, WatchEvent};
 use netstate_proto::v1::{self as pb, host_report::Have, host_report::Hello};
-use support::{Processes, create_network, endpoints, item, origin, register_host, until};
+use support::{Processes, endpoints, item, origin, register_host, until};
 use tonic::transport::{Channel, Endpoint};
 
 fn netstate(servers: Option<&Processes>, args: &[&str]) -> Output {
@@ -93,6 +93,23 @@ async fn attached(client: &Client, endpoint: pb::AttachItem) -> Option<()> {
     let result = Box::pin(client.attach(request)).await.ok()?.results.remove(0);
     let refusal = result.refusal.map(|refusal| refusal.code);
     (refusal.is_none() || refusal == Some(tonic::Code::AlreadyExists.into())).then_some(())
+}
+
+/// Makes a network, unless that was done by an attempt whose answer was lost.
+async fn network(client: &Client, name: &str, pool: &str) {
+    until("a network is made", async || {
+        let request = pb::CreateNetworkRequest {
+            origin: origin(""),
+            name: name.into(),
+            pools: vec![pool.into()],
+            ..pb::CreateNetworkRequest::default()
+        };
+        match client.create_network(request).await {
+            Ok(_) => Some(()),
+            Err(error) => (error.code() == Some(tonic::Code::AlreadyExists)).then_some(()),
+        }
+    })
+    .await;
 }
 
 /// Returns when every group has a leader.
@@ -186,7 +203,7 @@ async fn lose(old: &mut Processes, file: &Path) -> Lost {
     let client = old.client();
     led(&client).await;
     for n in 0..3 {
-        create_network(&client, &format!("net-{n}"), &format!("10.{n}.0.0/16")).await;
+        network(&client, &format!("net-{n}"), &format!("10.{n}.0.0/16")).await;
     }
     for n in 0..2 {
         register_host(&client, &format!("host-{n}"), &format!("192.0.2.{}", n + 1)).await;
@@ -201,11 +218,11 @@ async fn lose(old: &mut Processes, file: &Path) -> Lost {
         until("more load", async || (acknowledged.load(Ordering::Relaxed) >= goal).then_some(())).await;
         acknowledged.load(Ordering::Relaxed)
     };
-    let before = reached(60).await;
+    let before = reached(20).await;
     let saved = done(&netstate(Some(old), &["cluster", "snapshot", "save", file.to_str().unwrap(), "-o", "json"]));
     assert!(saved.contains("\"blake3\""), "{saved}");
     assert!(!old.folder().join("backup.part").exists());
-    reached(acknowledged.load(Ordering::Relaxed) + 30).await;
+    reached(acknowledged.load(Ordering::Relaxed) + 10).await;
     // A connection that the backup doesn't have: its id will stand for another.
     let lost = client.open_connection(connect("net-0", "net-1")).await.unwrap().connection.unwrap();
     stop.store(true, Ordering::Relaxed);
@@ -342,7 +359,7 @@ async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &Client) 
 async fn a_cluster_is_taken_back_to_a_time() {
     let mut old = Processes::start(1);
     let client = old.client();
-    create_network(&client, "net-0", "10.0.0.0/16").await;
+    network(&client, "net-0", "10.0.0.0/16").await;
     register_host(&client, "host-0", "192.0.2.1").await;
     let etcd = channel(&old);
     let attach = async |name: &str| {
@@ -386,7 +403,7 @@ async fn a_cluster_is_taken_back_to_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_backup_is_refused() {
     let old = Processes::start(1);
-    create_network(&old.client(), "net-0", "10.0.0.0/16").await;
+    network(&old.client(), "net-0", "10.0.0.0/16").await;
     let file = old.folder().join("backup");
     let name = file.to_str().unwrap();
     done(&netstate(Some(&old), &["cluster", "snapshot", "save", name]));
