@@ -61,7 +61,8 @@ pub fn relieve(weights: &[Weight], groups: u16) -> Option<(&Keyspace, GroupId)> 
     if heavy < LOAD_MIN || heavy.saturating_mul(100) < average.saturating_mul(HEAVY_PERCENT) {
         return None;
     }
-    let candidates = weights.iter().filter(|weight| weight.group == from && !weight.settled && !weight.keyspace.stays());
+    let candidates =
+        weights.iter().filter(|weight| weight.group == from && !weight.settled && !weight.keyspace.stays());
     let after = |weight: &Weight| (heavy - weight.load()).max(light.saturating_add(weight.load()));
     let best = candidates.min_by(|one, two| (after(one), &one.keyspace).cmp(&(after(two), &two.keyspace)))?;
     let relieved = after(best).saturating_mul(100) <= heavy.saturating_mul(RELIEF_PERCENT);

@@ -92,7 +92,7 @@ pub(crate) fn read(error: &ReadError) -> Status {
         ReadError::Compacted { .. } => compacted(),
         ReadError::Future { .. } => future_revision(),
         ReadError::Unconfirmed { .. } => timeout(),
-        ReadError::Stale { .. } => Status::unavailable(error.to_string()),
+        ReadError::Stale { .. } | ReadError::Moving { .. } => Status::unavailable(error.to_string()),
         ReadError::OutOfService { .. } | ReadError::Store(_) => corrupt(),
     }
 }

@@ -7,7 +7,10 @@
 //!
 //! Left to others: the file and its format (`kv_store::backup`).
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kv_core::{ClusterId, GroupId, Keyspace, NodeId, Timestamp};
 use kv_store::{
@@ -21,6 +24,10 @@ use crate::{
     node::{Node, read_error},
     raft::{LogId, MemberNode, Membership, StoredMembership, encode},
 };
+
+/// How long a backup waits for moves of keyspaces to end, and between two looks.
+const MOVES_PATIENCE: Duration = Duration::from_secs(60);
+const MOVES_PAUSE: Duration = Duration::from_millis(200);
 
 /// A backup that is being made.
 pub struct BackupRun {
@@ -89,8 +96,15 @@ impl Node {
         futures::future::try_join_all(barriers).await?;
         let (cluster, node, name) = (self.cluster(), self.id(), self.name().into());
         let header = Header { cluster, node, name, version: version.into(), at, groups: self.groups() };
-        let backup = self.0.store.state().backup(header).map_err(|error| self.unreadable(error))?;
-        Ok(BackupRun { backup, node: self.clone() })
+        let deadline = tokio::time::Instant::now() + MOVES_PATIENCE;
+        loop {
+            let backup = self.0.store.state().backup(header.clone()).map_err(|error| self.unreadable(error))?;
+            match backup.unsettled().map_err(|error| self.unreadable(error))? {
+                None => return Ok(BackupRun { backup, node: self.clone() }),
+                Some(keyspace) if tokio::time::Instant::now() > deadline => return Err(ReadError::Moving { keyspace }),
+                Some(_) => tokio::time::sleep(MOVES_PAUSE).await,
+            }
+        }
     }
 
     /// Damage stops this node, whoever meets it.

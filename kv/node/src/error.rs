@@ -131,6 +131,12 @@ pub enum ReadError {
         /// The group.
         group: GroupId,
     },
+    /// It is being moved to another group, and this read needs it to be in one.
+    #[error("{keyspace} is being moved to another group; wait until `netstate cluster moves` says that it has arrived")]
+    Moving {
+        /// The keyspace.
+        keyspace: Keyspace,
+    },
     /// The local replica may be older than the reader takes, and nobody could bring it up to date.
     #[error(
         "no leader of {group} confirmed the read in time, and what is here {}; {} ms were asked for",
@@ -163,7 +169,9 @@ impl ReadError {
     pub fn retry(&self) -> Retry {
         match self {
             ReadError::Compacted { .. } | ReadError::Future { .. } => Retry::Never,
-            ReadError::Unconfirmed { .. } | ReadError::Stale { .. } => Retry::After(Duration::from_millis(100)),
+            ReadError::Unconfirmed { .. } | ReadError::Stale { .. } | ReadError::Moving { .. } => {
+                Retry::After(Duration::from_millis(100))
+            }
             ReadError::OutOfService { .. } | ReadError::Store(_) => Retry::Elsewhere { hint: None },
         }
     }

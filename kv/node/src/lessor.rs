@@ -155,8 +155,7 @@ impl Lessor {
     /// Begins to count a keyspace's leases when it is here, and stops when it moves away. All begin with all of their time:
     /// who has kept one alive elsewhere in the meantime is not known here.
     fn moved(&self, table: &mut Table, keyspace: &Keyspace, now: Instant) {
-        let counted: Vec<_> =
-            table.leases.keys().filter(|(of, _)| of == keyspace).map(|(_, lease)| *lease).collect();
+        let counted: Vec<_> = table.leases.keys().filter(|(of, _)| of == keyspace).map(|(_, lease)| *lease).collect();
         if !self.counts(keyspace) {
             counted.into_iter().for_each(|lease| table.remove(keyspace, lease));
         } else if counted.is_empty() {

@@ -45,8 +45,8 @@ mod requests;
 mod snapshot;
 mod watch;
 
-pub use catalog::{Catalog, MembershipError, NodeRecord, PLACEMENT, REPLICAS_DEFAULT, REPLICAS_MAX, Standing};
 pub use backup::{BackupRun, RestoreError, RestoreOrder, RestoredNode, restore, verify_backup};
+pub use catalog::{Catalog, MembershipError, NodeRecord, PLACEMENT, REPLICAS_DEFAULT, REPLICAS_MAX, Standing};
 pub use clock::{Clock, SystemClock};
 pub use config::{
     Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    catalog::{Catalog, CatalogWatch},
+    catalog::{self, Catalog, CatalogWatch},
     clock::Clock,
     config::{Config, MemberInfo, Timing},
     disk::{Disk, Room},
@@ -25,8 +25,7 @@ use crate::{
     heads::{self, Heads},
     housekeeping::{self, Reclaiming},
     link::{self, LinkError, Links},
-    members,
-    moves,
+    members, moves,
     observer::{CallHandler, Observer},
     proposer::Answer,
     publish::{self, Feeds},

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use kv_core::{
-    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, MoveStep, Operation, Outcome, Refusal, Revision, Timestamp, Txn,
-    TxnOutcome, limits,
+    Answered, Batch, Commit, Done, Effect, GroupId, Keyspace, MoveStep, Operation, Outcome, Refusal, Revision,
+    Timestamp, Txn, TxnOutcome, limits,
 };
 use kv_store::State;
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};

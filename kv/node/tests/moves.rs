@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use kv_core::{Attach, Effect, GroupId, KeyRange, Keyspace, LeaseId, Operation, Outcome, Put, RequestId, Revision, Txn};
+use kv_core::{
+    Attach, Effect, GroupId, KeyRange, Keyspace, LeaseId, Operation, Outcome, Put, RequestId, Revision, Txn,
+};
 use kv_node::{Consistency, MoveError, MoveStage, MoveStatus, Node, Timing};
 use support::{Cluster, GROUPS, PATIENCE, keyspace, put, revision, until, with_request};
 
@@ -271,7 +273,8 @@ async fn a_move_goes_on_whoever_stops() {
         println!("seed {seed}, round {round}: stopping n{}, which leads {of}, when it is {wanted:?}", victim + 1);
         cluster.stop_now(victim).await;
         let before = load.acknowledged.load(Ordering::SeqCst);
-        until("somebody to write", async || (load.acknowledged.load(Ordering::SeqCst) > before + 5).then_some(())).await;
+        until("somebody to write", async || (load.acknowledged.load(Ordering::SeqCst) > before + 5).then_some(()))
+            .await;
         load.end().await;
         cluster.restart(victim).await;
         moved(&cluster, &ks, id).await;

@@ -38,7 +38,7 @@ pub use membership::Membership;
 pub use options::Options;
 pub use state::backup;
 pub use state::{
-    Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ROW_FORMAT, ReceivedSnapshot, Residence,
-    RevisionEvents, SnapshotReceiver, State, Transfer, Usage, Verified, View, Written,
+    Applied, AppliedCommit, AppliedEntry, EntryToApply, Event, GroupSnapshot, LeaseTerms, Pages, ROW_FORMAT,
+    ReceivedSnapshot, Residence, RevisionEvents, SnapshotReceiver, State, Transfer, Usage, Verified, View, Written,
 };
 pub use store::Store;

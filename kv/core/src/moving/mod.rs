@@ -257,7 +257,9 @@ impl MoveStep {
     fn fill(&self, id: MoveId, phase: Option<Phase>, same: bool) -> Stepped {
         let MoveStep::Fill { from, epoch, number, mark, .. } = self else { return Stepped::Refused };
         let (tip, known, begins) = match phase {
-            None | Some(Phase::Gone { .. } | Phase::Absent { .. }) if !same && *number == 0 => (Head::default(), None, true),
+            None | Some(Phase::Gone { .. } | Phase::Absent { .. }) if !same && *number == 0 => {
+                (Head::default(), None, true)
+            }
             Some(Phase::Arriving { epoch: filling, number: filled, tip, mark, .. }) if same => {
                 if *epoch == filling && *number <= filled {
                     return Stepped::Before;
@@ -270,8 +272,7 @@ impl MoveStep {
             }
             _ => return Stepped::Refused,
         };
-        let phase =
-            Phase::Arriving { from: *from, epoch: *epoch, number: *number, tip, mark: mark.or(known) };
+        let phase = Phase::Arriving { from: *from, epoch: *epoch, number: *number, tip, mark: mark.or(known) };
         Stepped::Filled { standing: Standing { phase, last: id }, begins }
     }
 }

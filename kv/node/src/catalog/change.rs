@@ -7,7 +7,7 @@ use kv_core::{ClusterId, InstanceId, NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CLUSTER_KEY, Catalog, ClusterRecord, NodeRecord, REPLICAS_DEFAULT, REPLICAS_MAX, Rest, Standing, node_key,
+    CLUSTER_KEY, Catalog, ClusterRecord, NodeRecord, REPLICAS_DEFAULT, REPLICAS_MAX, Rest, Standing, Stored, node_key,
 };
 use crate::config::MemberInfo;
 
@@ -107,7 +107,9 @@ fn malformed(what: &str, why: &str) -> MembershipError {
 }
 
 /// The catalog of a cluster that has none, or still that of the one that it was restored from.
-pub(super) fn found(cluster: ClusterId, founders: &[MemberInfo], before: Option<&ClusterRecord>) -> Vec<Write> {
+/// The nodes of that one are no members.
+pub(super) fn found(cluster: ClusterId, founders: &[MemberInfo], (before, strangers): &Stored) -> Vec<Write> {
+    let before = before.as_ref();
     let last = founders.iter().map(|founder| founder.id.get()).max().unwrap_or_default();
     let record = ClusterRecord {
         cluster: cluster.to_string(),
@@ -127,7 +129,12 @@ pub(super) fn found(cluster: ClusterId, founders: &[MemberInfo], before: Option<
         };
         encode(node_key(founder.id), &record)
     };
-    std::iter::once(encode(CLUSTER_KEY.into(), &record)).chain(founders.iter().map(node)).collect()
+    let strangers = strangers.iter().filter(|(id, _)| !founders.iter().any(|founder| founder.id == **id));
+    let stranger = |(id, known): (&NodeId, &NodeRecord)| {
+        encode(node_key(*id), &NodeRecord { standing: Standing::Removed, ..known.clone() })
+    };
+    let records = founders.iter().map(node).chain(strangers.map(stranger));
+    std::iter::once(encode(CLUSTER_KEY.into(), &record)).chain(records).collect()
 }
 
 impl Catalog {
@@ -243,7 +250,7 @@ mod tests {
 
     fn founded() -> Catalog {
         let founder = |id| MemberInfo { id: NodeId::new(id), name: format!("n{id}"), peer: format!("n{id}:1") };
-        written(None, found(CLUSTER, &[founder(1), founder(2)], None))
+        written(None, found(CLUSTER, &[founder(1), founder(2)], &Stored::default()))
     }
 
     #[test]
@@ -262,6 +269,21 @@ mod tests {
         let catalog = written(Some(catalog.clone()), vec![catalog.removed(first).unwrap()]);
         assert_eq!(catalog.members().map(|member| member.id.get()).collect::<Vec<_>>(), [1, 2, 4]);
         assert!(catalog.admits(first, Some(InstanceId::new([3; 16]))).unwrap_err().contains("was removed"));
+    }
+
+    #[test]
+    fn a_restored_cluster_knows_the_old_ones_nodes_and_has_none_of_them() {
+        let old = founded();
+        let (_, writes) = old.join(&candidate("n3", 3)).unwrap();
+        let Catalog { cluster, nodes } = written(Some(old), writes);
+        let founder = MemberInfo { id: NodeId::new(1), name: "m1".into(), peer: "m1:1".into() };
+        let new = ClusterId::new([8; 16]);
+        let before = (Some(cluster), nodes);
+        let writes = found(new, std::slice::from_ref(&founder), &before);
+        let catalog = written(Some(Catalog { cluster: before.0.unwrap(), nodes: before.1 }), writes);
+        assert_eq!(catalog.members().collect::<Vec<_>>(), [founder]);
+        assert_eq!(catalog.cluster.cluster, new.to_string());
+        assert_eq!(catalog.cluster.next_node, 4, "no id is given again");
     }
 
     #[test]

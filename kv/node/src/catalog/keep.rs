@@ -128,13 +128,13 @@ impl Node {
 
     /// Writes the catalog of a cluster that has none yet.
     pub(crate) async fn found_catalog(&self, founders: &[MemberInfo]) -> Result<(), MembershipError> {
-        let before = super::stored(self.0.store.state()).map_err(|error| {
+        let before = super::scan(self.0.store.state()).map_err(|error| {
             let reason = error.to_string();
             MembershipError::NotWritten { reason }
         })?;
         let decide = |catalog: Option<&Catalog>| match catalog {
             Some(_) => Ok(((), Vec::new())),
-            None => Ok(((), super::change::found(self.0.cluster, founders, before.as_ref()))),
+            None => Ok(((), super::change::found(self.0.cluster, founders, &before))),
         };
         self.change_catalog("founded", decide).await
     }

@@ -186,11 +186,6 @@ fn scan(state: &State) -> Result<Stored, StoreError> {
     }
 }
 
-/// What is stored of the cluster, whichever it is.
-fn stored(state: &State) -> Result<Option<ClusterRecord>, StoreError> {
-    Ok(scan(state)?.0)
-}
-
 /// The catalog, where there has to be one.
 pub(crate) fn founded(catalog: Option<&Catalog>) -> Result<&Catalog, MembershipError> {
     catalog.ok_or(MembershipError::NotFounded)

@@ -86,8 +86,7 @@ impl Node {
             let read = self.0.store.state().range(group.id, &keyspace(), &KeyRange::All, None, usize::MAX);
             read.map_err(|error| read_error(&group.leadership, group.id, error))
         })?;
-        let mut page =
-            Page { revision: found.revision, next: 1, records: BTreeMap::new(), told: BTreeMap::new() };
+        let mut page = Page { revision: found.revision, next: 1, records: BTreeMap::new(), told: BTreeMap::new() };
         for kv in found.kvs {
             let (key, content) = (&kv.key[..], &kv.state.value[..]);
             if key == NEXT.as_bytes() {

@@ -48,7 +48,8 @@ impl Machine {
     /// Where a keyspace that is about to be adopted comes from; `None`: it will not be, or was before.
     fn source(&self, batches: &[Option<Batch>], keyspace: &Keyspace, id: MoveId) -> Option<GroupId> {
         let standing = self.state.standing(self.group, keyspace);
-        if let Some(Phase::Arriving { from, .. }) = standing.filter(|standing| standing.last == id).map(|now| now.phase) {
+        if let Some(Phase::Arriving { from, .. }) = standing.filter(|standing| standing.last == id).map(|now| now.phase)
+        {
             return Some(from);
         }
         let commits = batches.iter().flatten().flat_map(|batch| &batch.commits);

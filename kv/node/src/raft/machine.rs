@@ -86,11 +86,7 @@ impl Machine {
         if entries.is_empty() { Ok(()) } else { self.apply_batches(entries, batches).await }
     }
 
-    async fn apply_batches(
-        &self,
-        chunk: Vec<EntryResponder<Types>>,
-        batches: Vec<Option<Batch>>,
-    ) -> io::Result<()> {
+    async fn apply_batches(&self, chunk: Vec<EntryResponder<Types>>, batches: Vec<Option<Batch>>) -> io::Result<()> {
         let unseen = self.await_arrivals(&batches).await;
         self.apply_now(chunk, &batches, &unseen)
     }

@@ -57,12 +57,7 @@ impl Seen {
 }
 
 impl Observer for Seen {
-    fn load(
-        &self,
-        keyspace: &Keyspace,
-        head: Head,
-        _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_)),
-    ) {
+    fn load(&self, keyspace: &Keyspace, head: Head, _: &mut dyn FnMut(&mut (dyn FnMut(&[u8], &[u8], Revision) + '_))) {
         self.revisions.lock().unwrap().insert(keyspace.clone(), head.revision);
     }
 

@@ -199,15 +199,8 @@ impl Work<'_> {
             self.record.fold.toggle_record(&place[2..], &value);
             self.beside.insert((number, key), None);
         }
-        for kind in [
-            keys::LATEST,
-            keys::EARLIER,
-            keys::CHAIN,
-            keys::REQUEST,
-            keys::LEASE,
-            keys::ATTACHED,
-            keys::BESIDE,
-        ] {
+        for kind in [keys::LATEST, keys::EARLIER, keys::CHAIN, keys::REQUEST, keys::LEASE, keys::ATTACHED, keys::BESIDE]
+        {
             let from = keys::kind_of(self.group, kind, number);
             self.batch.delete_range(from.clone(), keys::behind(from));
         }

@@ -112,9 +112,7 @@ impl State {
             return Vec::new();
         };
         let leases = cache.leases.iter().filter(|((number, _), _)| *number == known.number);
-        leases
-            .map(|((_, lease), found)| (*lease, LeaseTerms { ttl: found.ttl, remaining: found.remaining }))
-            .collect()
+        leases.map(|((_, lease), found)| (*lease, LeaseTerms { ttl: found.ttl, remaining: found.remaining })).collect()
     }
 
     /// All leases of a group, in no order.

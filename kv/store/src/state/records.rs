@@ -4,9 +4,7 @@
 //! reads the old one.
 
 use bytes::Bytes;
-use kv_core::{
-    ChainRecord, Fold, Head, KeyState, LeaseId, Revision, Standing, Terms, Timestamp, TxnOutcome,
-};
+use kv_core::{ChainRecord, Fold, Head, KeyState, LeaseId, Revision, Standing, Terms, Timestamp, TxnOutcome};
 use serde::{Deserialize, Serialize};
 
 use super::{Applied, keys::Number};

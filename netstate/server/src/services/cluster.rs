@@ -221,10 +221,7 @@ impl Cluster for Services {
         Ok(Response::new(pb::MoveKeyspaceResponse { id: id.get() }))
     }
 
-    async fn stop_move(
-        &self,
-        request: Request<pb::StopMoveRequest>,
-    ) -> Result<Response<pb::StopMoveResponse>, Status> {
+    async fn stop_move(&self, request: Request<pb::StopMoveRequest>) -> Result<Response<pb::StopMoveResponse>, Status> {
         let keyspace = moves::keyspace(&request.into_inner().keyspace)?;
         self.node.stop_move(&keyspace).await.map_err(|error| moves::status(&error))?;
         Ok(Response::new(pb::StopMoveResponse {}))

@@ -19,7 +19,7 @@ use crate::{
     state::{
         apply::lease_content,
         keys::{self, Number},
-        records::{Chained, GroupRecord, KeyspaceRecord, LeaseRecord, Remembered, Version},
+        records::{Chained, GroupRecord, KeyspaceRecord, LeaseRecord, Remembered, Version, standing_content},
     },
 };
 
@@ -165,9 +165,11 @@ impl Walk {
     fn keyspace(&mut self, key: &[u8], record: &[u8]) -> Result<(), String> {
         let name = std::str::from_utf8(&key[keys::HEAD_BYTES..]).ok().and_then(|name| Keyspace::new(name).ok());
         let name = name.ok_or_else(|| format!("{}: that is no keyspace's name", keys::render(key)))?;
-        let known: KeyspaceRecord =
-            envelope::open_value(key, record).map_err(|flaw| format!("{}: {flaw}", keys::render(key)))?;
+        let known = KeyspaceRecord::open(key, record).map_err(|flaw| format!("{}: {flaw}", keys::render(key)))?;
         self.fold.toggle(&name, &known.head);
+        if let Some(content) = standing_content(&known.standing) {
+            self.fold.toggle_record(&key[2..], &content);
+        }
         let head = Head::default();
         let walked = Walked { name, known, head, records: 0, keys: 0, bytes: 0 };
         match self.keyspaces.insert(known.number, walked) {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use kv_core::{GroupId, Head, Keyspace, Revision, Timestamp};
+use kv_core::{GroupId, Head, Keyspace, Phase, Revision, Timestamp};
 use rocksdb::WriteBatch;
 
 use super::{
@@ -148,6 +148,11 @@ fn fill(
         let mut settler = Settler::new(database, group);
         let mut settled = Vec::new();
         for (name, known, cut) in cuts {
+            let Some(cut) = cut else {
+                // It only says where the keyspace went.
+                settled.push((name.clone(), *known));
+                continue;
+            };
             if order.forget.contains(name) {
                 settler.delete_kind(keys::BESIDE, known.number);
             }
@@ -196,7 +201,8 @@ fn load(
     Ok(database.write(batch, &unlogged())?)
 }
 
-type Cuts = Vec<(Keyspace, KeyspaceRecord, Head)>;
+/// Each keyspace of a group and where its history is cut; `None`: it is not here any more.
+type Cuts = Vec<(Keyspace, KeyspaceRecord, Option<Head>)>;
 
 fn cuts_of(
     database: &Database,
@@ -206,8 +212,12 @@ fn cuts_of(
 ) -> Result<Cuts, StoreError> {
     let mut cuts = Vec::new();
     for (name, known) in keyspaces_in(database, None, group)? {
+        if known.standing.phase != Phase::Live {
+            cuts.push((name, known, None));
+            continue;
+        }
         match cut::find(database, group, &name, &known, point)? {
-            Ok(cut) => cuts.push((name, known, cut)),
+            Ok(cut) => cuts.push((name, known, Some(cut))),
             Err(refused) => unreachable.push(refused),
         }
     }

@@ -17,7 +17,9 @@ use crate::{
     state::{
         apply::{lease_content, unlogged},
         keys::{self, Number},
-        records::{Chained, ChangedKey, GroupRecord, KeyspaceRecord, LeaseRecord, Remembered, Version},
+        records::{
+            Chained, ChangedKey, GroupRecord, KeyspaceRecord, LeaseRecord, Remembered, Version, standing_content,
+        },
     },
 };
 
@@ -64,7 +66,8 @@ impl<'a> Settler<'a> {
         settled.floor = to;
         let no_keys: Vec<ChangedKey<'_>> = Vec::new();
         self.put(&keys::chain(self.group, number, to), &Chained { record, keys: no_keys })?;
-        self.put(&keys::keyspace(self.group, name), &settled)?;
+        let key = keys::keyspace(self.group, name);
+        self.batch.put(&key, settled.seal(&key));
         let restored = RestoredKeyspace {
             group: self.group,
             name: name.clone(),
@@ -89,6 +92,9 @@ impl<'a> Settler<'a> {
         let (mut fold, mut clock) = (Fold::default(), record.clock);
         for (name, known) in settled {
             fold.toggle(name, &known.head);
+            if let Some(content) = standing_content(&known.standing) {
+                fold.toggle_record(&keys::keyspace(self.group, name)[2..], &content);
+            }
             clock = clock.max(known.head.at);
         }
         self.leases(&mut fold)?;

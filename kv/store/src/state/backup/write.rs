@@ -1,9 +1,9 @@
 //! Making a backup: its bytes, piece by piece, from views of all groups that were pinned together.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use kv_core::{GroupId, Keyspace};
+use kv_core::{GroupId, Keyspace, Phase};
 
 use super::{
     BACKUP_FORMAT, Header, KeyspaceSummary,
@@ -40,6 +40,24 @@ impl State {
 }
 
 impl Backup {
+    /// A keyspace that was being moved when the groups were pinned, so that it would be in the backup twice, or half.
+    pub fn unsettled(&self) -> Result<Option<Keyspace>, StoreError> {
+        let mut live = BTreeSet::new();
+        for (_, snapshot) in &self.left {
+            for (name, known) in snapshot.keyspaces()? {
+                let settled = match known.standing.phase {
+                    Phase::Live => live.insert(name.clone()),
+                    Phase::Gone { .. } | Phase::Absent { .. } => true,
+                    Phase::Sealed { .. } | Phase::Arriving { .. } => false,
+                };
+                if !settled {
+                    return Ok(Some(name));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The next bytes of the file, some hundred kilobytes at most; `None` after the last. Blocks on disk.
     pub fn next_bytes(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.ready.is_empty() && !self.ended {

@@ -266,23 +266,29 @@ fn steps_and_writes_in_one_entry() {
     let mut logs = Logs::new(state);
     logs.apply(G0, vec![commit(NAME, 0, &[(b"a", Some(b"1"))])]);
     let step = |step| Commit { effects: vec![Effect::Move { id: MoveId::new(1), step }], ..commit(NAME, 0, &[]) };
-    let outcomes = logs.apply(G0, vec![
-        commit(NAME, 1, &[(b"a", Some(b"2"))]),
-        step(MoveStep::Seal { to: G1 }),
-        commit(NAME, 2, &[(b"a", Some(b"3"))]),
-    ]);
+    let outcomes = logs.apply(
+        G0,
+        vec![
+            commit(NAME, 1, &[(b"a", Some(b"2"))]),
+            step(MoveStep::Seal { to: G1 }),
+            commit(NAME, 2, &[(b"a", Some(b"3"))]),
+        ],
+    );
     assert!(matches!(outcomes[..], [Outcome::Applied(_), Outcome::Applied(_), Outcome::Elsewhere { to: G1 }]));
     let mut transfer = state.transfer(&keyspace(NAME), (G0, G1), false).unwrap().unwrap();
     let rows = transfer.next_rows(1 << 20).unwrap().unwrap();
     let mut filler = Filler::new(1);
     let (fill, terms) = (filler.fill(G0, crate::ROW_FORMAT, None, rows), transfer.terms());
-    let outcomes = logs.apply(G1, vec![
-        commit(NAME, 0, &[(b"a", Some(b"not here"))]),
-        step(fill),
-        commit(NAME, 0, &[(b"a", Some(b"not yet"))]),
-        step(MoveStep::Adopt { epoch: 1, number: 0, terms }),
-        commit(NAME, 2, &[(b"a", Some(b"3"))]),
-    ]);
+    let outcomes = logs.apply(
+        G1,
+        vec![
+            commit(NAME, 0, &[(b"a", Some(b"not here"))]),
+            step(fill),
+            commit(NAME, 0, &[(b"a", Some(b"not yet"))]),
+            step(MoveStep::Adopt { epoch: 1, number: 0, terms }),
+            commit(NAME, 2, &[(b"a", Some(b"3"))]),
+        ],
+    );
     // Nobody had moved anything there when the first came.
     assert!(matches!(outcomes[0], Outcome::Applied(_)));
     assert!(matches!(outcomes[1], Outcome::Applied(done) if !done.succeeded), "it is there under its name");
@@ -296,22 +302,28 @@ fn steps_and_writes_in_one_entry() {
     let mut transfer = state.transfer(&keyspace(NAME), (G0, G1), false).unwrap().unwrap();
     let rows = transfer.next_rows(1 << 20).unwrap().unwrap();
     let fill = Filler::new(1).fill(G0, crate::ROW_FORMAT, None, rows);
-    let outcomes = logs.apply(G1, vec![
-        step(fill),
-        commit(NAME, 0, &[(b"a", Some(b"not yet"))]),
-        step(MoveStep::Adopt { epoch: 1, number: 0, terms: transfer.terms() }),
-        commit(NAME, 2, &[(b"a", Some(b"3"))]),
-    ]);
+    let outcomes = logs.apply(
+        G1,
+        vec![
+            step(fill),
+            commit(NAME, 0, &[(b"a", Some(b"not yet"))]),
+            step(MoveStep::Adopt { epoch: 1, number: 0, terms: transfer.terms() }),
+            commit(NAME, 2, &[(b"a", Some(b"3"))]),
+        ],
+    );
     assert!(matches!(outcomes[1], Outcome::Elsewhere { to: G0 }));
     assert!(matches!(outcomes[3], Outcome::Applied(done) if done.revision == Revision::new(3)), "{outcomes:?}");
     let history = state.records(G1, &keyspace(NAME), Revision::ZERO, 9).unwrap();
     assert_eq!(history.len(), 3);
     logs.verify();
     // Emptied in the entry that fills it.
-    let outcomes = logs.apply(G1, vec![
-        step_of("m", 2, MoveStep::Fill { from: G0, epoch: 1, number: 0, format: 1, mark: None, rows: some_rows() }),
-        step_of("m", 2, MoveStep::Discard { from: G0 }),
-    ]);
+    let outcomes = logs.apply(
+        G1,
+        vec![
+            step_of("m", 2, MoveStep::Fill { from: G0, epoch: 1, number: 0, format: 1, mark: None, rows: some_rows() }),
+            step_of("m", 2, MoveStep::Discard { from: G0 }),
+        ],
+    );
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Applied(done) if done.succeeded)));
     logs.verify();
 }
@@ -339,7 +351,8 @@ fn senseless_rows_are_refused() {
     assert!(logs.step(G1, 1, fill(0, 1, some_rows())));
     let fold = store.state().fold(G1);
     for kind in 0..=255 {
-        for (key, value) in [(&b"key"[..], Some(&[0xff; 40][..])), (&[][..], Some(&[][..])), (&[9; 16][..], Some(b"x"))] {
+        for (key, value) in [(&b"key"[..], Some(&[0xff; 40][..])), (&[][..], Some(&[][..])), (&[9; 16][..], Some(b"x"))]
+        {
             if kind == keys::BESIDE {
                 continue;
             }
