@@ -68,8 +68,9 @@ impl Machine {
                 return true;
             }
             // It was sealed, and what was shown of it is not known: a snapshot came, or the node has started.
+            let sealed = |phase| matches!(phase, Phase::Sealed { .. }) && !self.state.is_elsewhere(keyspace, from);
             let passed = self.state.standing(from, keyspace).is_some_and(|standing| {
-                standing.last > id || standing.last == id && !matches!(standing.phase, Phase::Sealed { .. })
+                standing.last > id || standing.last == id && !sealed(standing.phase)
             });
             let now = Instant::now();
             if passed || now >= deadline {
@@ -111,13 +112,15 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes note of the keyspaces that were sealed: all that they had has been shown.
+    /// Takes note of the keyspaces that were sealed: all that they had has been shown, unless this node knows from another
+    /// group that they have gone on since.
     pub(super) fn carry_on(&self, batches: &[Option<Batch>], applied: &[AppliedEntry]) {
         for (batch, entry) in batches.iter().zip(applied) {
             let Some(batch) = batch else { continue };
             for (commit, outcome) in batch.commits.iter().zip(&entry.outcomes) {
                 let taken = matches!(outcome, Outcome::Applied(done) if done.succeeded);
-                if let Some((id, MoveStep::Seal { .. })) = commit.step().filter(|_| taken) {
+                let here = || !self.state.is_elsewhere(&commit.keyspace, self.group);
+                if let Some((id, MoveStep::Seal { .. })) = commit.step().filter(|_| taken && here()) {
                     self.published.feeds().carry(&commit.keyspace, id);
                 }
             }

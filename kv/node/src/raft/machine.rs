@@ -146,8 +146,8 @@ impl Machine {
             let seen = commits.iter().filter(|commit| !unseen.contains(commit.keyspace)).copied();
             self.observer.applied(self.group, &seen.collect::<Vec<_>>());
         }
-        drop(showing);
         self.carry_on(batches, &applied);
+        drop(showing);
         self.published.applied(entries.iter().zip(&applied).map(|(entry, done)| (entry.index, done.fold)), &commits);
         drop(commits);
         for ((_, responder), done) in chunk.into_iter().zip(applied) {
