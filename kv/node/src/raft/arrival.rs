@@ -69,9 +69,10 @@ impl Machine {
             }
             // It was sealed, and what was shown of it is not known: a snapshot came, or the node has started.
             let sealed = |phase| matches!(phase, Phase::Sealed { .. }) && !self.state.is_elsewhere(keyspace, from);
-            let passed = self.state.standing(from, keyspace).is_some_and(|standing| {
-                standing.last > id || standing.last == id && !sealed(standing.phase)
-            });
+            let passed = self
+                .state
+                .standing(from, keyspace)
+                .is_some_and(|standing| standing.last > id || standing.last == id && !sealed(standing.phase));
             let now = Instant::now();
             if passed || now >= deadline {
                 return false;
