@@ -239,7 +239,7 @@ async fn a_move_can_be_stopped() {
 /// Leaders of either group, and of the group of moves, stop in the midst of it; writers and watchers go on elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_goes_on_whoever_stops() {
-    let mut cluster = Cluster::start_with(3, Timing { move_bytes_per_second: 4 * 1024 * 1024, ..timing() }).await;
+    let mut cluster = Cluster::start_with(3, Timing { move_bytes_per_second: 16 * 1024 * 1024, ..timing() }).await;
     let ks = keyspace("enduring");
     let value = "v".repeat(8 * 1024);
     for n in 0..200 {
