@@ -21,7 +21,6 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::cluster::MEMBERS;
 use crate::history::{
     Action, Answer, ClientId, Found, Freshness, Guard, KeyRange, LeaseId, Operation, Outcome, Request, Revision,
 };
@@ -43,22 +42,28 @@ const LEASE_LONG_S: i64 = 600;
 
 /// A sequential client.
 pub(crate) struct Client {
-    id: ClientId,
-    shared: Shared,
+    pub(crate) id: ClientId,
+    pub(crate) shared: Shared,
     rng: StdRng,
-    member: usize,
-    channel: Option<Channel>,
+    pub(crate) member: usize,
+    pub(crate) channel: Option<Channel>,
     /// When the client last saw each key written; none: it saw that there is none.
     known: HashMap<Bytes, Option<Revision>>,
     lease: Option<LeaseId>,
-    patience: Duration,
+    pub(crate) patience: Duration,
+    /// Stays at its member, whatever happens there.
+    pub(crate) stays: bool,
+    /// What the last operation that was not answered was told.
+    pub(crate) told: Option<Status>,
 }
 
 impl Client {
     pub(crate) fn new(id: ClientId, shared: Shared, rng: StdRng) -> Self {
-        let member = id.0 as usize % MEMBERS;
+        let members = shared.doors.members();
+        let member = members.get(id.0 as usize % members.len().max(1)).copied().unwrap_or_default();
         let patience = if id.0.is_multiple_of(2) { IMPATIENT } else { ANSWER_WITHIN };
-        Client { id, shared, rng, member, channel: None, known: HashMap::new(), lease: None, patience }
+        let known = HashMap::new();
+        Client { id, shared, rng, member, channel: None, known, lease: None, patience, stays: false, told: None }
     }
 
     pub(crate) async fn work(mut self, stopped: watch::Receiver<bool>) -> Result<()> {
@@ -131,7 +136,7 @@ impl Client {
         Request::Txn { guards, then, otherwise: vec![Action::Range(Shared::everything())] }
     }
 
-    fn channel(&mut self) -> Result<Channel> {
+    pub(crate) fn channel(&mut self) -> Result<Channel> {
         match &self.channel {
             Some(channel) => Ok(channel.clone()),
             None => Ok(self.channel.insert(self.shared.doors.channel(self.member)?).clone()),
@@ -139,17 +144,21 @@ impl Client {
     }
 
     /// Sends a request once and records what came of it.
-    async fn perform(&mut self, request: Request, local: bool) -> Result<Outcome> {
+    pub(crate) async fn perform(&mut self, request: Request, local: bool) -> Result<Outcome> {
         let channel = self.channel()?;
         let life = self.shared.doors.life(self.member);
         let invoked = self.shared.recorder.now();
         let sent = tokio::time::timeout(self.patience, send(channel, &request, local)).await;
         let at = self.shared.recorder.now();
-        let outcome = match sent {
-            Ok(Ok(answer)) => Outcome::Answered { at, answer: answer? },
-            Ok(Err(status)) if took_no_effect(&status) => Outcome::Refused { at, why: status.to_string() },
-            Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        let (outcome, told) = match sent {
+            Ok(Ok(answer)) => (Outcome::Answered { at, answer: answer? }, None),
+            Ok(Err(status)) if took_no_effect(&status) => {
+                (Outcome::Refused { at, why: status.to_string() }, Some(status))
+            }
+            Ok(Err(status)) => (Outcome::Unknown, Some(status)),
+            Err(_) => (Outcome::Unknown, None),
         };
+        self.told = told;
         let life = Some(life).filter(|life| *life == self.shared.doors.life(life.member));
         let freshness = if local { Freshness::Serializable { life } } else { Freshness::Linearizable };
         match &outcome {
@@ -167,8 +176,11 @@ impl Client {
 
     /// After an error, to another member.
     async fn move_on(&mut self) {
+        if self.stays {
+            return;
+        }
         tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-        self.member = (self.member + self.rng.random_range(1..MEMBERS)) % MEMBERS;
+        self.member = self.shared.doors.another(self.member, &mut self.rng);
         self.channel = None;
     }
 
@@ -285,7 +297,12 @@ async fn send(channel: Channel, request: &Request, local: bool) -> Result<Result
 fn took_no_effect(status: &Status) -> bool {
     let by_code = matches!(
         status.code(),
-        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::AlreadyExists
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::AlreadyExists
+            | Code::ResourceExhausted
     );
     let mut cause = status.source();
     while let Some(error) = cause {

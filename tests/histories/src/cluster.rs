@@ -1,14 +1,13 @@
-//! Three members on this machine, as processes that can be killed, stopped and started again.
+//! Members on this machine, as processes that can be killed, stopped and started again.
 //!
 //! Must hold: only processes started here are ever signalled, and all of them end with the [`Cluster`].
 //!
-//! Left to others: load, and when to break what.
+//! Left to others: load, when to break what, and the namespaces, disks and clocks that members may live with.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,15 +15,14 @@ use etcd_proto::etcdserverpb as pb;
 use pb::kv_client::KvClient;
 use pb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
 
-use crate::history::Life;
+use crate::doors::Doors;
 use crate::watch::Marks;
 
-/// How many members a cluster has.
+/// How many members a cluster has unless it is said.
 pub const MEMBERS: usize = 3;
 /// How long a cluster may take to start, or to elect a leader.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+pub const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long one try to reach a member may take.
 const TRY: Duration = Duration::from_secs(1);
 /// Between two looks at a condition.
@@ -65,11 +63,39 @@ impl Subject {
     }
 }
 
-/// Where cargo puts the binary, seen from the test that runs: `target/debug/deps/TEST`.
+/// Where cargo puts the binary, seen from what runs: `target/debug/deps/TEST` or `target/release/chaos`.
 fn built_netstate() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.join("netstate")));
+    let own = std::env::current_exe().unwrap_or_default();
+    let mut beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("netstate"));
     let default = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/debug/netstate"));
-    beside.filter(|path| path.exists()).unwrap_or_else(default)
+    beside.find(|path| path.is_file()).unwrap_or_else(default)
+}
+
+/// Where and how one member lives.
+#[derive(Clone, Debug)]
+pub struct Home {
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Its data directory, if that is not to lie in the cluster's own folder.
+    pub data_dir: Option<PathBuf>,
+    /// The network namespace that it runs in.
+    pub namespace: Option<String>,
+    /// Variables that it is started with.
+    pub environment: Vec<(String, OsString)>,
+    /// Further flags. Without `--initial-cluster`, given here or by being a founder, a member has to join by one of them.
+    pub flags: Vec<String>,
+}
+
+impl Default for Home {
+    fn default() -> Self {
+        Home {
+            address: Ipv4Addr::LOCALHOST.into(),
+            data_dir: None,
+            namespace: None,
+            environment: Vec::new(),
+            flags: Vec::new(),
+        }
+    }
 }
 
 /// The ports of one member.
@@ -82,28 +108,9 @@ struct Ports {
 
 struct Member {
     ports: Ports,
-    dir: PathBuf,
+    home: Home,
+    founder: bool,
     process: Option<Child>,
-    lives: Arc<AtomicU64>,
-}
-
-/// How clients find the members, and see them die.
-#[derive(Clone, Debug)]
-pub struct Doors {
-    members: Vec<(u16, Arc<AtomicU64>)>,
-}
-
-impl Doors {
-    /// A connection that is made when it is first used, and again when it was lost.
-    pub fn channel(&self, member: usize) -> Result<Channel> {
-        let address = format!("http://127.0.0.1:{}", self.members[member].0);
-        Ok(Endpoint::from_shared(address)?.connect_timeout(TRY).connect_lazy())
-    }
-
-    /// The life that a member is in.
-    pub fn life(&self, member: usize) -> Life {
-        Life { member, count: self.members[member].1.load(Ordering::SeqCst) }
-    }
 }
 
 /// A running cluster.
@@ -111,28 +118,48 @@ pub struct Cluster {
     subject: Subject,
     program: PathBuf,
     members: Vec<Member>,
+    doors: Doors,
     dir: TempDir,
 }
 
 impl Cluster {
     /// Starts a cluster with empty members and waits until it serves.
     pub async fn start(subject: Subject) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let ports = free_ports()?;
-        let members = ports.into_iter().enumerate().map(|(index, ports)| Member {
-            ports,
-            dir: dir.path().join(format!("n{}", index + 1)),
-            process: None,
-            lives: Arc::default(),
-        });
-        let mut cluster = Cluster { subject, program: subject.program()?, members: members.collect(), dir };
-        for member in 0..MEMBERS {
+        Self::start_in(subject, vec![Home::default(); MEMBERS]).await
+    }
+
+    /// The same, with a founder in each of these homes.
+    pub async fn start_in(subject: Subject, homes: Vec<Home>) -> Result<Self> {
+        let mut cluster = Cluster {
+            subject,
+            program: subject.program()?,
+            members: Vec::new(),
+            doors: Doors::default(),
+            dir: tempfile::tempdir()?,
+        };
+        let ports = free_ports(homes.len())?;
+        for (home, ports) in homes.into_iter().zip(ports) {
+            cluster.settle(home, ports, true);
+        }
+        for member in 0..cluster.members.len() {
             cluster.restart(member)?;
         }
-        for member in 0..MEMBERS {
+        for member in 0..cluster.members.len() {
             cluster.serves(member).await?;
         }
         Ok(cluster)
+    }
+
+    /// Adds a member that is no founder, and tells its number. It is started with [`Cluster::restart`].
+    pub fn add(&mut self, home: Home) -> Result<usize> {
+        let ports = free_ports(1)?.pop().context("a port was asked for")?;
+        Ok(self.settle(home, ports, false))
+    }
+
+    fn settle(&mut self, home: Home, ports: Ports, founder: bool) -> usize {
+        let door = self.doors.add(SocketAddr::new(home.address, ports.client));
+        self.members.push(Member { ports, home, founder, process: None });
+        door
     }
 
     /// Whose cluster it is.
@@ -142,25 +169,42 @@ impl Cluster {
 
     /// How to reach it.
     pub fn doors(&self) -> Doors {
-        Doors { members: self.members.iter().map(|member| (member.ports.client, member.lives.clone())).collect() }
+        self.doors.clone()
+    }
+
+    /// The address at which other members reach one.
+    pub fn peer(&self, member: usize) -> SocketAddr {
+        let Member { home, ports, .. } = &self.members[member];
+        SocketAddr::new(home.address, ports.peer)
+    }
+
+    /// Where a member's data lies.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        let own = || self.dir.path().join(name(member));
+        self.members[member].home.data_dir.clone().unwrap_or_else(own)
+    }
+
+    /// Where and how a member lives; what is changed counts from its next start.
+    pub fn home(&mut self, member: usize) -> &mut Home {
+        &mut self.members[member].home
     }
 
     /// Starts a member on what it left on disk.
     pub fn restart(&mut self, member: usize) -> Result<()> {
-        ensure!(self.members[member].process.is_none(), "n{} is running", member + 1);
+        ensure!(self.members[member].process.is_none(), "{} is running", name(member));
         let mut command = self.command(member);
         let log = std::fs::File::options().create(true).append(true).open(self.log(member))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = command.spawn().with_context(|| format!("{} cannot be started", self.program.display()))?;
         self.members[member].process = Some(process);
-        self.members[member].lives.fetch_add(1, Ordering::SeqCst);
+        self.doors.next_life(member);
         Ok(())
     }
 
-    /// `kill -9`.
+    /// `kill -9`. A member that has ended by itself is as dead.
     pub fn kill(&mut self, member: usize) -> Result<()> {
         let mut process = self.members[member].process.take().context("the member is not running")?;
-        self.members[member].lives.fetch_add(1, Ordering::SeqCst);
+        self.doors.next_life(member);
         process.kill()?;
         process.wait()?;
         Ok(())
@@ -195,10 +239,38 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether a member was started and has not been seen to end.
+    pub fn runs(&self, member: usize) -> bool {
+        self.members[member].process.is_some()
+    }
+
+    /// How a member ended by itself; `None` while it runs.
+    pub fn ended(&mut self, member: usize) -> Result<Option<ExitStatus>> {
+        let Some(process) = self.members[member].process.as_mut() else { return Ok(None) };
+        let ended = process.try_wait()?;
+        if ended.is_some() {
+            self.members[member].process = None;
+            self.doors.next_life(member);
+        }
+        Ok(ended)
+    }
+
+    /// Waits until a member ends by itself.
+    pub async fn ends(&mut self, member: usize) -> Result<ExitStatus> {
+        let deadline = Instant::now() + READY_WITHIN;
+        loop {
+            if let Some(ended) = self.ended(member)? {
+                return Ok(ended);
+            }
+            ensure!(Instant::now() < deadline, "{} does not end:\n{}", name(member), self.last_words(member));
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Waits until a member answers a linearizable read.
     pub async fn serves(&mut self, member: usize) -> Result<()> {
         let deadline = Instant::now() + READY_WITHIN;
-        let channel = self.doors().channel(member)?;
+        let channel = self.doors.channel(member)?;
         loop {
             let request = tonic::Request::new(pb::RangeRequest { key: "ready".into(), ..Default::default() });
             let seen = match tokio::time::timeout(TRY, KvClient::new(channel.clone()).range(request)).await {
@@ -206,11 +278,11 @@ impl Cluster {
                 Ok(Err(status)) => status.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            if let Some(Some(ended)) = self.members[member].process.as_mut().map(Child::try_wait).transpose()? {
-                bail!("n{} ended with {ended}:\n{}", member + 1, self.last_words(member));
+            if let Some(ended) = self.ended(member)? {
+                bail!("{} ended with {ended}:\n{}", name(member), self.last_words(member));
             }
             if Instant::now() > deadline {
-                bail!("n{} does not serve; last seen: {seen}\n{}", member + 1, self.last_words(member));
+                bail!("{} does not serve; last seen: {seen}\n{}", name(member), self.last_words(member));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -221,7 +293,7 @@ impl Cluster {
         let deadline = Instant::now() + READY_WITHIN;
         while Instant::now() < deadline {
             for &member in among {
-                let mut client = MaintenanceClient::new(self.doors().channel(member)?);
+                let mut client = MaintenanceClient::new(self.doors.channel(member)?);
                 let Ok(Ok(status)) = tokio::time::timeout(TRY, client.status(pb::StatusRequest {})).await else {
                     continue;
                 };
@@ -236,37 +308,62 @@ impl Cluster {
     }
 
     fn command(&self, member: usize) -> Command {
-        let mut command = Command::new(&self.program);
-        let Member { ports, dir, .. } = &self.members[member];
-        let name = format!("n{}", member + 1);
+        let Member { ports, home, founder, .. } = &self.members[member];
+        let mut command = match &home.namespace {
+            // `ip netns exec` becomes the program, so that signals reach it.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         let scheme = if self.subject == Subject::Etcd { "http://" } else { "" };
-        let peer = |ports: &Ports| format!("{scheme}127.0.0.1:{}", ports.peer);
-        let everybody = self.members.iter().enumerate().map(|(i, m)| format!("n{}={}", i + 1, peer(&m.ports)));
-        let everybody = everybody.collect::<Vec<_>>().join(",");
-        let client = format!("{scheme}127.0.0.1:{}", ports.client);
+        let at = |port: u16| format!("{scheme}{}", SocketAddr::new(home.address, port));
+        let (client, peer) = (at(ports.client), at(ports.peer));
         match self.subject {
             Subject::Etcd => {
                 command.args(["--log-level", "error", "--initial-cluster-state", "new"]);
                 command.args(["--experimental-watch-progress-notify-interval", "200ms"]);
                 command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-                command.args(["--listen-peer-urls", &peer(ports), "--initial-advertise-peer-urls", &peer(ports)]);
+                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
             }
             Subject::Netstate => {
-                command.arg("server").args(["--listen-client", &client, "--listen-peer", &peer(ports)]);
-                command.args(["--listen-http", &format!("127.0.0.1:{}", ports.http)]);
+                command.arg("server").args(["--listen-client", &client, "--listen-peer", &peer]);
+                command.args(["--listen-http", &at(ports.http)]);
             }
         }
-        command.args(["--name", &name, "--initial-cluster", &everybody]).arg("--data-dir").arg(dir);
+        if *founder {
+            let founders = (0..self.members.len()).filter(|member| self.members[*member].founder);
+            let founders = founders.map(|member| format!("{}={scheme}{}", name(member), self.peer(member)));
+            command.args(["--initial-cluster", &founders.collect::<Vec<_>>().join(",")]);
+        }
+        command.args(["--name", &name(member)]).arg("--data-dir").arg(self.data_dir(member));
+        command.args(&home.flags).envs(home.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
     fn log(&self, member: usize) -> PathBuf {
-        self.dir.path().join(format!("n{}.log", member + 1))
+        self.dir.path().join(format!("{}.log", name(member)))
+    }
+
+    /// Everything that a member has said.
+    pub fn said(&self, member: usize) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log(member)).unwrap_or_default()).into_owned()
     }
 
     fn last_words(&self, member: usize) -> String {
-        let log = std::fs::read(self.log(member)).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned()
+        let said = self.said(member);
+        said.chars().skip(said.chars().count().saturating_sub(2000)).collect()
+    }
+
+    /// Copies what the members have said to a folder, for who wants to know why something failed.
+    pub fn keep_logs(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for member in 0..self.members.len() {
+            std::fs::write(folder.join(format!("{}.log", name(member))), self.said(member))?;
+        }
+        Ok(())
     }
 }
 
@@ -280,9 +377,14 @@ impl Drop for Cluster {
     }
 }
 
+/// A member's name, from its number.
+pub fn name(member: usize) -> String {
+    format!("n{}", member + 1)
+}
+
 /// Ports that nobody listens on; all are held until the last is found, so that none is given twice.
-fn free_ports() -> Result<Vec<Ports>> {
-    let listeners = (0..3 * MEMBERS).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+fn free_ports(members: usize) -> Result<Vec<Ports>> {
+    let listeners = (0..3 * members).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let ports = listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<Vec<_>>>()?;
     Ok(ports.chunks(3).map(|three| Ports { client: three[0], peer: three[1], http: three[2] }).collect())
 }

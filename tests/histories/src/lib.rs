@@ -14,7 +14,12 @@ pub mod model;
 pub mod serial;
 pub mod watch;
 
+pub mod chaos;
+
 pub mod cluster;
+pub mod doors;
+pub mod guest;
+pub mod leases;
 pub mod load;
 pub mod others;
 pub mod run;

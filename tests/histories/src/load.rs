@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use etcd_proto::etcdserverpb::kv_client::KvClient;
 use rand::SeedableRng;
@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::client::Client;
-use crate::cluster::{Doors, MEMBERS};
-use crate::history::{ClientId, Found, History, KeyRange, KeyState, Recorder, Revision};
+use crate::doors::Doors;
+use crate::guest::Guest;
+use crate::history::{At, ClientId, Found, History, KeyRange, KeyState, Recorder, Revision};
 use crate::watch::WatchRecord;
 use crate::watchers::{self, Closing};
 use crate::wire;
@@ -36,6 +37,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) const OPERATIONS_MAX: usize = 100_000;
 /// The client that finishes the recording, a patient one; the others count from 0.
 const LAST_CLIENT: ClientId = ClientId(1_000_001);
+/// Guests count from here.
+const FIRST_GUEST: u32 = 2_000_000;
+/// How many operations must end for the load to count as working.
+const SOME: usize = 50;
+/// How long a cluster with a majority may take over them.
+const WORKS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +71,7 @@ pub struct Recording {
     /// What watchers saw.
     pub watches: Vec<WatchRecord>,
     /// What each member holds at the revision at the end.
-    pub contents: Vec<Vec<KeyState>>,
+    pub contents: Vec<(usize, Vec<KeyState>)>,
     /// The revision at the end.
     pub revision: Revision,
 }
@@ -97,6 +104,7 @@ pub struct Load {
     stop: watch::Sender<bool>,
     close: watch::Sender<Option<Closing>>,
     clients: JoinSet<Result<()>>,
+    guests: u32,
     watchers: JoinSet<Result<Vec<WatchRecord>>>,
 }
 
@@ -118,7 +126,31 @@ impl Load {
             let rng = StdRng::seed_from_u64(options.seed.wrapping_sub(u64::from(id) + 1));
             watchers.spawn(watchers::work(id, shared.clone(), rng, closed.clone()));
         }
-        Load { shared, stop, close, clients, watchers }
+        Load { shared, stop, close, clients, guests: 0, watchers }
+    }
+
+    /// Waits until the load has gone on for `time` and did something meanwhile, as it must while a majority is there.
+    pub async fn works(&self, time: Duration) -> Result<()> {
+        let (began, before) = (Instant::now(), self.operations());
+        loop {
+            let done = self.operations() - before;
+            if began.elapsed() >= time && (done >= SOME || self.is_full()) {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < time + WORKS_WITHIN, "only {done} operations ended within {:?}", began.elapsed());
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The time on the recording's clock.
+    pub fn now(&self) -> At {
+        self.shared.recorder.now()
+    }
+
+    /// A further client, whose operations are recorded like all others, and that stays at one member.
+    pub fn guest(&mut self, member: usize) -> Guest {
+        self.guests += 1;
+        Guest::new(ClientId(FIRST_GUEST + self.guests), self.shared.clone(), member)
     }
 
     /// How many operations have ended so far.
@@ -143,15 +175,15 @@ impl Load {
         let revision = closing.revision;
         self.close.send_replace(Some(closing.clone()));
         let mut watches = Vec::new();
-        for member in 0..MEMBERS {
+        for member in self.shared.doors.members() {
             watches.extend(watchers::replay(member, &self.shared, &closing).await?);
         }
         while let Some(records) = self.watchers.join_next().await {
             watches.extend(records??);
         }
         let mut contents = Vec::new();
-        for member in 0..MEMBERS {
-            contents.push(content(&self.shared.doors, member, revision).await?);
+        for member in self.shared.doors.members() {
+            contents.push((member, content(&self.shared.doors, member, revision).await?));
         }
         Ok(Recording { history: self.shared.recorder.finish(), watches, contents, revision })
     }

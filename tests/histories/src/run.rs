@@ -18,7 +18,7 @@ use crate::watch::Marks;
 use crate::{load, serial, watch};
 
 /// How much was checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs, reason = "counts of what their names say")]
 pub struct Checked {
     pub operations: usize,
@@ -28,6 +28,20 @@ pub struct Checked {
     pub watches: usize,
     pub events: usize,
     pub marks: usize,
+}
+
+impl Checked {
+    /// Adds what was checked of another recording.
+    pub fn add(&mut self, other: &Checked) {
+        let Checked { operations, unknown, local_reads, writes, watches, events, marks } = other;
+        self.operations += operations;
+        self.unknown += unknown;
+        self.local_reads += local_reads;
+        self.writes += writes;
+        self.watches += watches;
+        self.events += events;
+        self.marks += marks;
+    }
 }
 
 /// How long the load lasts when a test asks for `usual`: `HISTORIES_SECONDS` makes it longer.
@@ -58,12 +72,17 @@ pub async fn run(faults: impl AsyncFnOnce(&mut Cluster, &Load) -> Result<()>) ->
         Err(error) => Err(error),
     };
     let recording = recorded.with_context(|| format!("HISTORIES_SEED={}", options.seed))?;
+    conclude(&recording, subject, options.seed)
+}
+
+/// All checks over one recording; one that fails them is left behind as text.
+pub fn conclude(recording: &Recording, subject: Subject, seed: u64) -> Result<Checked> {
     let began = std::time::Instant::now();
-    let checked = judge(&recording, subject.marks()).with_context(|| {
-        let path = std::env::temp_dir().join(format!("history-{}.txt", options.seed));
-        let kept = std::fs::write(&path, print(&recording)).is_ok();
+    let checked = judge(recording, subject.marks()).with_context(|| {
+        let path = std::env::temp_dir().join(format!("history-{seed}.txt"));
+        let kept = std::fs::write(&path, print(recording)).is_ok();
         let kept = if kept { format!("the recording is in {}", path.display()) } else { "not kept".to_owned() };
-        format!("HISTORIES_SEED={}; {kept}", options.seed)
+        format!("HISTORIES_SEED={seed}; {kept}")
     })?;
     eprintln!("{checked:?}, checked in {:?}", began.elapsed());
     Ok(checked)
@@ -78,7 +97,7 @@ pub fn judge(recording: &Recording, marks: Marks) -> Result<Checked> {
         watch::check(record, &truth, marks).with_context(|| format!("{:?}, ended: {}", record.wanted, record.ended))?;
     }
     let expected = at(&truth, *revision);
-    for (member, content) in contents.iter().enumerate() {
+    for (member, content) in contents {
         let differs = || anyhow!("n{} holds at {revision}: {content:?}, and not {expected:?}", member + 1);
         ensure!(*content == expected, differs());
     }

@@ -19,7 +19,6 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::cluster::MEMBERS;
 use crate::history::{KeyRange, Revision};
 use crate::load::Shared;
 use crate::watch::{Frame, Kinds, Wanted, WatchRecord};
@@ -55,7 +54,8 @@ pub(crate) struct Closing {
 impl Closing {
     /// Whether a watch has got the last of what it is to get.
     fn reached(&self, record: &WatchRecord) -> bool {
-        let start = record.wanted.start.unwrap_or(Revision::EMPTY);
+        // A watch without a start gets what follows its creation, which may lie behind the first of the last writes.
+        let start = record.wanted.start.or(record.created.map(Revision::next)).unwrap_or(Revision::EMPTY);
         let last = self.marks.iter().filter(|(at, key, is_put)| *at >= start && record.wanted.wants(key, *is_put));
         let Some(last) = last.map(|(at, ..)| *at).max() else { return true };
         record.events().last().is_some_and(|event| event.state.modified >= last)
@@ -74,7 +74,7 @@ pub(crate) async fn work(
         if closed.borrow().is_some() {
             break;
         }
-        let member = rng.random_range(0..MEMBERS);
+        let member = shared.doors.any(&mut rng);
         let mut watches: Vec<_> = (0..rng.random_range(1..=3)).map(|_| draw(&shared, &mut rng)).collect();
         if let Some((resumed, first)) = records.last().zip(watches.first_mut()) {
             // The first watch of a stream goes on where the last of the stream before ended.

@@ -11,24 +11,6 @@ use etcd_histories::load::Load;
 use etcd_histories::others;
 use etcd_histories::run::{duration, run};
 
-/// How many operations must end for the load to count as working.
-const SOME: usize = 50;
-/// How long a cluster with a majority may take over them.
-const WORKS_WITHIN: Duration = Duration::from_secs(15);
-
-/// Waits until the load has gone on for `time` and did something meanwhile.
-async fn let_work(load: &Load, time: Duration) -> Result<()> {
-    let (began, before) = (Instant::now(), load.operations());
-    loop {
-        let done = load.operations() - before;
-        if began.elapsed() >= time && (done >= SOME || load.is_full()) {
-            return Ok(());
-        }
-        ensure!(began.elapsed() < time + WORKS_WITHIN, "only {done} operations ended within {:?}", began.elapsed());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn another(than: usize) -> usize {
     (than + 1) % MEMBERS
 }
@@ -36,7 +18,7 @@ fn another(than: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_faults() -> Result<()> {
     let time = duration(Duration::from_secs(4))?;
-    let checked = run(async |_: &mut Cluster, load: &Load| let_work(load, time).await).await?;
+    let checked = run(async |_: &mut Cluster, load: &Load| load.works(time).await).await?;
     ensure!(checked.writes > 100 && checked.events > checked.writes && checked.marks > 0, "too little: {checked:?}");
     Ok(())
 }
@@ -48,14 +30,14 @@ async fn members_are_killed() -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
             for kill_leader in [true, false] {
-                let_work(load, Duration::from_millis(500)).await?;
+                load.works(Duration::from_millis(500)).await?;
                 let leader = cluster.leader(&[0, 1, 2]).await?;
                 let victim = if kill_leader { leader } else { another(leader) };
                 cluster.kill(victim)?;
                 let others: Vec<_> = (0..MEMBERS).filter(|member| *member != victim).collect();
                 cluster.leader(&others).await?;
                 cluster.serves(others[0]).await?;
-                let_work(load, Duration::from_millis(500)).await?;
+                load.works(Duration::from_millis(500)).await?;
                 cluster.restart(victim)?;
                 cluster.serves(victim).await?;
             }
@@ -73,14 +55,14 @@ async fn the_leader_is_stopped() -> Result<()> {
     let checked = run(async |cluster: &mut Cluster, load: &Load| {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let_work(load, Duration::from_millis(500)).await?;
+            load.works(Duration::from_millis(500)).await?;
             let leader = cluster.leader(&[0, 1, 2]).await?;
             cluster.stop(leader)?;
             let others: Vec<_> = (0..MEMBERS).filter(|member| *member != leader).collect();
             cluster.leader(&others).await?;
             cluster.serves(others[0]).await?;
             // The others write while reads wait at the old leader, which believes that it still leads when it goes on.
-            let_work(load, Duration::from_millis(800)).await?;
+            load.works(Duration::from_millis(800)).await?;
             cluster.go_on(leader)?;
             cluster.serves(leader).await?;
         }

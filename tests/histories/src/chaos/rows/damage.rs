@@ -1,0 +1,201 @@
+//! Files of one member are damaged. Values that are known to stand in them say where.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use etcd_proto::etcdserverpb as pb;
+use pb::maintenance_client::MaintenanceClient;
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+
+use crate::chaos::damage::{Place, Undamaged, find};
+use crate::chaos::figures::{DAMAGE_FOUND, RESTARTED, WIPED};
+use crate::chaos::stage::{Scene, Stage};
+use crate::chaos::{Needs, Row};
+use crate::cluster::{Home, MEMBERS, READY_WITHIN, name};
+use crate::history::Outcome;
+
+/// Bytes of a value that is looked for: several pages of the log and blocks of the state.
+const VALUE_BYTES: usize = 16 * 1024;
+/// Of it, those that are looked for: as many as surely stand together.
+const LOOKED_FOR_BYTES: usize = 512;
+/// What the store advises.
+const ADVICE: &str = "wipe its data directory";
+/// Between two looks at a damaged value.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+const HOLDS: &str = "the member names the file and what to do, and never serves what is damaged; the others go on";
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        name: "damage-log",
+        does: "a bit of a segment of the raft log is flipped, or the segment is cut off, while the member is down",
+        holds: HOLDS,
+        needs: Needs::Nothing,
+        play: |stage| Box::pin(play(stage, &[Damage::LogFlip, Damage::LogCut])),
+    },
+    Row {
+        name: "damage-identity",
+        does: "a bit of the file IDENTITY is flipped, or the file is cut off, while the member is down",
+        holds: HOLDS,
+        needs: Needs::Nothing,
+        play: |stage| Box::pin(play(stage, &[Damage::IdentityFlip, Damage::IdentityCut])),
+    },
+    Row {
+        name: "damage-state",
+        does: "a bit of a file of the state is flipped, or the file is cut off, while the member is down",
+        holds: HOLDS,
+        needs: Needs::Nothing,
+        play: |stage| Box::pin(play(stage, &[Damage::StateFlip, Damage::StateCut])),
+    },
+    Row {
+        name: "damage-running",
+        does: "a bit of a file of the state is flipped while the member runs",
+        holds: HOLDS,
+        needs: Needs::Nothing,
+        play: |stage| Box::pin(play(stage, &[Damage::RunningFlip])),
+    },
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    LogFlip,
+    LogCut,
+    IdentityFlip,
+    IdentityCut,
+    StateFlip,
+    StateCut,
+    RunningFlip,
+}
+
+impl Damage {
+    fn kind(self) -> &'static str {
+        match self {
+            Damage::LogFlip => "bit flipped in the log",
+            Damage::LogCut => "segment of the log cut off",
+            Damage::IdentityFlip => "bit flipped in IDENTITY",
+            Damage::IdentityCut => "IDENTITY cut off",
+            Damage::StateFlip => "bit flipped in the state",
+            Damage::StateCut => "file of the state cut off",
+            Damage::RunningFlip => "bit flipped in the state of a running member",
+        }
+    }
+
+    fn is_cut(self) -> bool {
+        matches!(self, Damage::LogCut | Damage::IdentityCut | Damage::StateCut)
+    }
+}
+
+async fn play(stage: &mut Stage, damages: &[Damage]) -> Result<()> {
+    let mut scene = stage.open(vec![Home::default(); MEMBERS]).await?;
+    stage
+        .with(&mut scene, async |stage, scene| {
+            for round in 0..stage.pick(1, 3) {
+                for damage in damages {
+                    let key = format!("q{round}-{damage:?}");
+                    damage_once(stage, scene, *damage, &key).await?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    stage.close(scene).await?;
+    Ok(())
+}
+
+async fn damage_once(stage: &mut Stage, scene: &mut Scene, damage: Damage, key: &str) -> Result<()> {
+    let victim = *scene.members().choose(&mut stage.rng).context("there are members")?;
+    let mut value = vec![0; VALUE_BYTES];
+    stage.rng.fill(&mut value[..]);
+    let mut guest = scene.load.guest(scene.others(&[victim])[0]);
+    guest.put_value(key, Bytes::from(value.clone()), None).await?.answer("a put of a value to be found")?;
+    // The victim has it, and others behind it, which tell damage from what a crash tore.
+    scene.answers(victim).await?;
+    scene.load.works(Duration::from_millis(500)).await?;
+    let needle = &value[VALUE_BYTES / 2..][..LOOKED_FOR_BYTES];
+    if matches!(damage, Damage::StateFlip | Damage::StateCut | Damage::RunningFlip) {
+        // Has the state flushed.
+        let channel = scene.cluster.doors().channel(victim)?;
+        MaintenanceClient::new(channel).defragment(pb::DefragmentRequest {}).await?;
+    }
+    if damage != Damage::RunningFlip {
+        scene.cluster.kill(victim)?;
+    }
+    let place = place(scene, victim, damage, needle)?;
+    stage.fault(damage.kind(), &format!("{} of {}", place.file.display(), name(victim)));
+    let said = scene.cluster.said(victim).len();
+    let began = Instant::now();
+    let before = if damage.is_cut() { place.cut_off()? } else { place.flip()? };
+    let file = place.file.clone();
+    if damage != Damage::RunningFlip {
+        scene.cluster.restart(victim)?;
+    }
+    let words = found(stage, scene, victim, key, said).await?;
+    stage.measure(&DAMAGE_FOUND, began.elapsed());
+    stage.say(&format!("it said: {words}"));
+    let named = file.file_name().is_some_and(|name| words.contains(&*name.to_string_lossy()));
+    ensure!(named && words.contains(ADVICE), "{} is damaged, and the member said: {words}", file.display());
+    // The others go on, as they have all along.
+    scene.load.works(Duration::from_millis(300)).await?;
+    mend(stage, scene, victim, before).await
+}
+
+fn place(scene: &Scene, victim: usize, damage: Damage, needle: &[u8]) -> Result<Place> {
+    let dir = scene.cluster.data_dir(victim);
+    let (folder, ending) = match damage {
+        Damage::LogFlip | Damage::LogCut => (dir.join("raft-log"), "seg"),
+        Damage::StateFlip | Damage::StateCut | Damage::RunningFlip => (dir.join("state"), "sst"),
+        Damage::IdentityFlip | Damage::IdentityCut => {
+            let file: PathBuf = dir.join("IDENTITY");
+            let bytes = std::fs::metadata(&file)?.len();
+            return Ok(Place { file, at: usize::try_from(bytes)? / 2 });
+        }
+    };
+    find(&folder, ending, needle)?.with_context(|| format!("the value does not stand in {}", folder.display()))
+}
+
+/// Waits until the member ends because of the damage, or refuses what is damaged, with the clients asking for it all the
+/// time; gives the line in which it says so.
+async fn found(stage: &mut Stage, scene: &mut Scene, victim: usize, key: &str, said: usize) -> Result<String> {
+    let deadline = Instant::now() + READY_WITHIN;
+    let mut guest = scene.load.guest(victim).patient_for(Duration::from_secs(2));
+    loop {
+        let ended = scene.cluster.ended(victim)?;
+        let told = guest.get(key, true).await?;
+        let all = scene.cluster.said(victim);
+        let new = all.get(said..).unwrap_or_default();
+        if let Some(words) = new.lines().find(|line| line.contains(ADVICE)) {
+            match ended {
+                Some(status) => ensure!(!status.success(), "the member ended with {status} over its damage"),
+                None => stage.say(&format!("it runs on, and answers {:?} {:?}", told.outcome, told.status)),
+            }
+            return Ok(words.to_owned());
+        }
+        ensure!(ended.is_none(), "the member ended with {ended:?} and said no more than: {new}");
+        if Instant::now() > deadline {
+            let answered = matches!(told.outcome, Outcome::Answered { .. });
+            bail!("the damage is not found; the value is answered: {answered} {:?}; said: {new}", told.status);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Puts the file back, or does what the store advises.
+async fn mend(stage: &mut Stage, scene: &mut Scene, victim: usize, before: Undamaged) -> Result<()> {
+    if scene.cluster.ended(victim)?.is_none() && scene.cluster.runs(victim) {
+        scene.cluster.kill(victim)?;
+    }
+    if stage.rng.random() {
+        before.put_back()?;
+        let took = scene.restart(victim).await?;
+        stage.measure(&RESTARTED, took);
+    } else {
+        std::fs::remove_dir_all(scene.cluster.data_dir(victim))?;
+        stage.say("wiped");
+        let took = scene.restart(victim).await?;
+        stage.measure(&WIPED, took);
+    }
+    scene.load.works(Duration::from_millis(300)).await
+}

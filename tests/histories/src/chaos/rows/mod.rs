@@ -1,0 +1,15 @@
+//! The rows, by what breaks.
+
+mod clock;
+mod cut;
+mod damage;
+mod full;
+mod kill;
+mod power;
+mod sleep;
+
+use crate::chaos::Row;
+
+pub(super) fn all() -> Vec<Row> {
+    [kill::ROWS, sleep::ROWS, cut::ROWS, full::ROWS, damage::ROWS, power::ROWS, clock::ROWS].concat()
+}

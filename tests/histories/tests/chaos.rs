@@ -1,0 +1,64 @@
+//! Every row of the table of faults, played once and briefly. `make chaos` plays them for an hour and measures.
+//!
+//! `CHAOS_SEED` repeats a run's choices.
+
+use anyhow::{Context, Result, ensure};
+use etcd_histories::chaos::stage::Length;
+use etcd_histories::chaos::{Ended, rows};
+
+/// Plays the rows whose names begin so.
+async fn play(prefix: &str) -> Result<()> {
+    let seed = match std::env::var("CHAOS_SEED") {
+        Ok(seed) => seed.parse().context("CHAOS_SEED is no number")?,
+        Err(_) => rand::random(),
+    };
+    let rows: Vec<_> = rows().into_iter().filter(|row| row.name.starts_with(prefix)).collect();
+    ensure!(!rows.is_empty(), "no row begins with {prefix}");
+    for row in rows {
+        eprintln!("{}, CHAOS_SEED={seed}", row.name);
+        match row.run(Length::Short, seed).await? {
+            Ended::Played(played) => {
+                let checked = played.checked;
+                ensure!(!played.faults.is_empty(), "{} did nothing", row.name);
+                ensure!(checked.writes > 100 && checked.events > checked.writes, "{}: too little: {checked:?}", row.name);
+            }
+            Ended::Skipped(why) => eprintln!("skipped: {}: {why}", row.name),
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_killed() -> Result<()> {
+    play("kill-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_sleeps() -> Result<()> {
+    play("sleep-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_network_is_cut() -> Result<()> {
+    play("cut-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_are_full() -> Result<()> {
+    play("full-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_damaged() -> Result<()> {
+    play("damage-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_is_cut() -> Result<()> {
+    play("power-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_are_wrong() -> Result<()> {
+    play("clock-").await
+}
