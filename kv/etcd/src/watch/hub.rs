@@ -79,6 +79,9 @@ struct Inner {
     index: Index,
     /// Watchers added so far.
     added: u32,
+    /// Streams that asked for progress before everything was offered that they may have been told of already, and up to
+    /// where that was: their creation and the history tell of revisions before they are offered. One entry a stream.
+    asked: Vec<(Revision, Arc<Outbox>)>,
     /// Why there is nothing more to come, if so.
     failed: Option<tonic::Status>,
 }
@@ -111,7 +114,7 @@ impl Hub {
             keyspace: keyspace.clone(),
             node: node.clone(),
             history: feed.history().clone(),
-            inner: Mutex::new(Inner { head, watchers, index, added: 0, failed: None }),
+            inner: Mutex::new(Inner { head, watchers, index, added: 0, asked: Vec::new(), failed: None }),
             stop: CancellationToken::new(),
             header,
         });
@@ -160,11 +163,29 @@ impl Hub {
         inner.remove(place)
     }
 
-    /// Tells a stream how far all of its watchers are, as soon as that can be said.
-    pub(super) fn progress(&self, outbox: &Outbox) {
-        let inner = self.inner.lock();
+    /// Tells a stream how far all of its watchers are, as soon as that can be said and is no step back.
+    pub(super) fn progress(&self, outbox: &Arc<Outbox>) {
+        let mut inner = self.inner.lock();
+        let committed = self.node.head(&self.keyspace).revision;
+        if inner.head >= committed {
+            self.tell_progress(inner.head, outbox);
+        } else if !inner.asked.iter().any(|(_, asked)| Arc::ptr_eq(asked, outbox)) {
+            inner.asked.push((committed, outbox.clone()));
+        }
+    }
+
+    fn tell_progress(&self, head: Revision, outbox: &Outbox) {
         if outbox.may_tell_progress() {
-            outbox.control(self.progress_response(-1, inner.head));
+            outbox.control(self.progress_response(-1, head));
+        }
+    }
+
+    /// Tells the streams that have waited for what is offered by now.
+    fn tell_asked(&self) {
+        let mut inner = self.inner.lock();
+        let head = inner.head;
+        for (_, outbox) in inner.asked.extract_if(.., |(wanted, _)| *wanted <= head) {
+            self.tell_progress(head, &outbox);
         }
     }
 
@@ -186,10 +207,14 @@ impl Hub {
                 } => match batch {
                     Ok(batch) => {
                         let concerned = batch.iter().map(|revision| self.dispatch(revision)).sum();
+                        self.tell_asked();
                         resume = Instant::now() + pause(concerned);
                     }
                     // Those to whom it was still to be told hear from the history that it is gone.
-                    Err(WatchError::Compacted { .. }) => feed.seek(self.skip()),
+                    Err(WatchError::Compacted { .. }) => {
+                        feed.seek(self.skip());
+                        self.tell_asked();
+                    }
                     Err(error) => return self.fail(&status::watch(&error)),
                 },
                 _ = ticks.tick() => self.notify(),
@@ -267,9 +292,11 @@ impl Hub {
     /// Tells those who want to know that nothing has happened lately.
     fn notify(&self) {
         let mut inner = self.inner.lock();
-        let head = inner.head;
+        let (head, committed) = (inner.head, self.node.head(&self.keyspace).revision);
         for (_, watcher) in &mut inner.watchers {
-            if watcher.notify && watcher.quiet && !watcher.lagging && watcher.outbox.roomy() {
+            // One that was brought up from the history may be further than what was offered to all.
+            let further = watcher.after > head && watcher.after <= committed;
+            if watcher.notify && watcher.quiet && !watcher.lagging && !further && watcher.outbox.roomy() {
                 watcher.outbox.control(self.progress_response(watcher.id, head));
             }
             watcher.quiet = true;
@@ -371,7 +398,7 @@ impl Hub {
     }
 
     /// Sends the progress that a stream has asked for while its watchers lagged.
-    pub(super) fn caught_up(&self, outbox: &Outbox) {
+    pub(super) fn caught_up(&self, outbox: &Arc<Outbox>) {
         if outbox.take_progress() {
             self.progress(outbox);
         }

@@ -117,6 +117,9 @@ impl Outbox {
     }
 
     fn push(&self, inner: &mut Inner, bytes: usize, entry: Entry) {
+        if inner.closed {
+            return;
+        }
         inner.bytes += bytes;
         self.all.fetch_add(bytes, Ordering::Relaxed);
         inner.entries.push_back((bytes, entry));
