@@ -1,7 +1,7 @@
 # make without a target tells what there is.
 CARGO := scripts/with-rocksdb cargo
 
-.PHONY: help build demo test verify bench bench-etcd
+.PHONY: help build demo test verify bench bench-etcd chaos
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,3 +36,8 @@ bench-etcd: ## etcd and this with the same load on this machine; writes docs/ben
 	@scripts/prepare
 	$(CARGO) build --profile dist --locked --package netstate-cli
 	$(CARGO) run --release --locked --package bench-etcd -- run --netstate $(or $(CARGO_TARGET_DIR),target)/dist/netstate
+
+chaos: ## faults under load for an hour, as root; writes docs/reliability.md (CHAOS_MINUTES=5, CHAOS_SEED=…, ONLY=kill)
+	@scripts/prepare
+	$(CARGO) build --release --locked --package netstate-cli
+	$(CARGO) run --release --locked --package etcd-histories --bin chaos -- $(if $(ONLY),--only $(ONLY))

@@ -28,6 +28,9 @@ const TRY: Duration = Duration::from_secs(1);
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Starts a program that is killed when who started it dies. Part of util-linux.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
 /// Whose promises are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -309,15 +312,7 @@ impl Cluster {
 
     fn command(&self, member: usize) -> Command {
         let Member { ports, home, founder, .. } = &self.members[member];
-        let mut command = match &home.namespace {
-            // `ip netns exec` becomes the program, so that signals reach it.
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(&self.program);
-                command
-            }
-            None => Command::new(&self.program),
-        };
+        let mut command = self.launcher(home);
         let scheme = if self.subject == Subject::Etcd { "http://" } else { "" };
         let at = |port: u16| format!("{scheme}{}", SocketAddr::new(home.address, port));
         let (client, peer) = (at(ports.client), at(ports.peer));
@@ -340,6 +335,22 @@ impl Cluster {
         }
         command.args(["--name", &name(member)]).arg("--data-dir").arg(self.data_dir(member));
         command.args(&home.flags).envs(home.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// What becomes the program, so that signals reach it.
+    fn launcher(&self, home: &Home) -> Command {
+        let mut words = Vec::new();
+        // Members don't outlive a test that is killed itself. They are started by its first thread, which is its last.
+        if Path::new(SETPRIV).exists() {
+            words.extend([SETPRIV, "--pdeathsig", "KILL"].map(OsString::from));
+        }
+        if let Some(namespace) = &home.namespace {
+            words.extend(["ip", "netns", "exec", namespace].map(OsString::from));
+        }
+        words.push(self.program.clone().into_os_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command
     }
 

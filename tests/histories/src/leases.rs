@@ -13,7 +13,7 @@ use pb::lease_client::LeaseClient;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::guest::Guest;
 use crate::history::{Found, LeaseId};
@@ -142,14 +142,19 @@ impl Forsaken {
         Ok(())
     }
 
-    /// Waits until its key is gone, and tells how long after the lease's time that was. A new leader gives every lease all
-    /// of its time again: `leaders` says how many new ones there may have been.
-    pub async fn ends(mut self, leaders: u32) -> Result<Duration> {
+    /// Waits, beside everything else, until its key is gone, and tells how long after the lease's time that was. A new
+    /// leader gives every lease all of its time again: `leaders` says how many new ones there may be.
+    pub fn watch_its_end(self, leaders: u32) -> JoinHandle<Result<Duration>> {
+        tokio::spawn(self.ends(leaders))
+    }
+
+    async fn ends(mut self, leaders: u32) -> Result<Duration> {
         let deadline = self.granted + self.ttl * (1 + leaders) + LATE;
         loop {
             let told = self.guest.get(&self.key, false).await?;
             let answered = Instant::now();
-            match told.answer("a read of a key with a lease")?.found.as_slice() {
+            // A member that is asked while nobody leads may say so.
+            match told.answer("a read of a key with a lease").map(|answer| answer.found).unwrap_or_default().as_slice() {
                 [Found::Range(keys)] if keys.is_empty() => {
                     let age = answered - self.granted;
                     ensure!(age >= self.ttl, "{}: its lease of {:?} ended after {age:?}", self.key, self.ttl);

@@ -81,7 +81,7 @@ async fn main() -> Result<()> {
         eprintln!("wrote {}", page.display());
     }
     ended?;
-    ensure!(exceeded.is_empty(), "slower than it must be:\n{}", exceeded.join("\n"));
+    ensure!(args.short || exceeded.is_empty(), "slower than it must be:\n{}", exceeded.join("\n"));
     Ok(())
 }
 

@@ -89,7 +89,7 @@ impl Stage {
 
     /// Writes down how long something took, and says so.
     pub fn measure(&mut self, figure: &Figure, took: Duration) {
-        self.say(&format!("{}: {took:.0?}", figure.name));
+        self.say(&format!("{}: {took:.2?}", figure.name));
         self.played.measure(figure, took);
     }
 

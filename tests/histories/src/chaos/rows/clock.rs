@@ -62,7 +62,9 @@ async fn play(stage: &mut Stage, from_start: bool) -> Result<()> {
 
 async fn once(stage: &mut Stage, scene: &mut Scene, clocks: &[Clock], kill: bool, long: &mut Forsaken) -> Result<()> {
     let leader = scene.leader().await?;
-    let forsaken = Forsaken::grant(&mut scene.load, leader, "n0", FORSAKEN_TTL_S).await?;
+    let mut forsaken = Forsaken::grant(&mut scene.load, leader, "n0", FORSAKEN_TTL_S).await?;
+    forsaken.look_at(scene.others(&[leader])[0]);
+    let end = forsaken.watch_its_end(2);
     let sign = if stage.rng.random() { 1 } else { -1 };
     if kill {
         stage.fault("leader killed while clocks differ by two hours", &name(leader));
@@ -86,7 +88,7 @@ async fn once(stage: &mut Stage, scene: &mut Scene, clocks: &[Clock], kill: bool
         long.look_at(member);
         long.lives().await?;
     }
-    let late = forsaken.ends(2).await?;
+    let late = end.await??;
     stage.measure(&LEASE_LATE, late);
     for clock in clocks {
         stage.fault("clock set right", "");

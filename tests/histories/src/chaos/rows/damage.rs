@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use etcd_proto::etcdserverpb as pb;
-use pb::maintenance_client::MaintenanceClient;
+use pb::kv_client::KvClient;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
@@ -21,6 +21,8 @@ use crate::history::Outcome;
 const VALUE_BYTES: usize = 16 * 1024;
 /// Of it, those that are looked for: as many as surely stand together.
 const LOOKED_FOR_BYTES: usize = 512;
+/// A keyspace beside the one that is recorded.
+const BESIDE: &str = "beside";
 /// What the store advises.
 const ADVICE: &str = "wipe its data directory";
 /// Between two looks at a damaged value.
@@ -116,9 +118,7 @@ async fn damage_once(stage: &mut Stage, scene: &mut Scene, damage: Damage, key: 
     scene.load.works(Duration::from_millis(500)).await?;
     let needle = &value[VALUE_BYTES / 2..][..LOOKED_FOR_BYTES];
     if matches!(damage, Damage::StateFlip | Damage::StateCut | Damage::RunningFlip) {
-        // Has the state flushed.
-        let channel = scene.cluster.doors().channel(victim)?;
-        MaintenanceClient::new(channel).defragment(pb::DefragmentRequest {}).await?;
+        flush(scene, victim).await?;
     }
     if damage != Damage::RunningFlip {
         scene.cluster.kill(victim)?;
@@ -140,6 +140,20 @@ async fn damage_once(stage: &mut Stage, scene: &mut Scene, damage: Damage, key: 
     // The others go on, as they have all along.
     scene.load.works(Duration::from_millis(300)).await?;
     mend(stage, scene, victim, before).await
+}
+
+/// Has a member write its state to files: a compaction that waits until space is given back does, of whatever keyspace.
+async fn flush(scene: &Scene, member: usize) -> Result<()> {
+    fn beside<T>(message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        request.metadata_mut().insert("netstate-keyspace", tonic::metadata::MetadataValue::from_static(BESIDE));
+        request
+    }
+    let mut kv = KvClient::new(scene.cluster.doors().channel(member)?);
+    let put = pb::PutRequest { key: "flush".into(), ..Default::default() };
+    let revision = kv.put(beside(put)).await?.into_inner().header.context("an answer has a header")?.revision;
+    kv.compact(beside(pb::CompactionRequest { revision, physical: true })).await?;
+    Ok(())
 }
 
 fn place(scene: &Scene, victim: usize, damage: Damage, needle: &[u8]) -> Result<Place> {

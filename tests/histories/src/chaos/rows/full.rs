@@ -16,11 +16,12 @@ use crate::guest::Guest;
 use crate::history::Outcome;
 
 /// Of each disk. A member takes some 30 MiB for its log from the start.
-const DISK_MIB: u64 = 192;
+const DISK_MIB: u64 = 256;
 /// What members keep in reserve.
-const RESERVE_MIB: u64 = 32;
-/// What is left free: too little for puts, enough for what only removes.
-const LEFT_MIB: u64 = 24;
+const RESERVE_MIB: u64 = 64;
+/// What is left free: too little for puts, enough for what only removes, for which half of the reserve may go: the log takes
+/// 8 MiB at a time.
+const LEFT_MIB: u64 = 60;
 /// Between two tries to write.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
@@ -101,8 +102,8 @@ async fn fill_all(stage: &mut Stage, scene: &mut Scene, disks: &[SmallDisk]) -> 
     stage.say(&format!("refused: {status}"));
     guest.get("p1", false).await?.answer("a read with all disks full")?;
     guest.delete("p1").await?.answer("a delete with all disks full")?;
-    // Of the first revision only, because watchers replay the others at the end.
-    let compact = pb::CompactionRequest { revision: 1, physical: false };
+    // Up to the first write only, because watchers replay all of them at the end.
+    let compact = pb::CompactionRequest { revision: 2, physical: false };
     match KvClient::new(guest.channel()?).compact(compact).await {
         Err(status) if status.code() != Code::OutOfRange => ensure!(false, "compaction was refused: {status}"),
         Ok(_) | Err(_) => {}

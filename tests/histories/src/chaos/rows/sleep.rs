@@ -46,6 +46,7 @@ async fn sleep(stage: &mut Stage, scene: &mut Scene) -> Result<()> {
     let holders = Holders::start(&mut scene.load, leader, KEPT, KEPT_TTL_S).await?;
     let mut forsaken = Forsaken::grant(&mut scene.load, leader, "n0", FORSAKEN_TTL_S).await?;
     forsaken.look_at(others[0]);
+    let end = forsaken.watch_its_end(2);
     stage.fault("leader stopped", &name(leader));
     let from = scene.load.now();
     scene.cluster.stop(leader)?;
@@ -58,7 +59,7 @@ async fn sleep(stage: &mut Stage, scene: &mut Scene) -> Result<()> {
     // Whatever the sleeper was about to do has been done by now or never will be.
     scene.load.works(Duration::from_millis(500)).await?;
     holders.finish().await?;
-    let late = forsaken.ends(2).await?;
+    let late = end.await??;
     stage.measure(&LEASE_LATE, late);
     Ok(())
 }
