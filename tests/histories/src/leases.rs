@@ -154,7 +154,8 @@ impl Forsaken {
             let told = self.guest.get(&self.key, false).await?;
             let answered = Instant::now();
             // A member that is asked while nobody leads may say so.
-            match told.answer("a read of a key with a lease").map(|answer| answer.found).unwrap_or_default().as_slice() {
+            match told.answer("a read of a key with a lease").map(|answer| answer.found).unwrap_or_default().as_slice()
+            {
                 [Found::Range(keys)] if keys.is_empty() => {
                     let age = answered - self.granted;
                     ensure!(age >= self.ttl, "{}: its lease of {:?} ended after {age:?}", self.key, self.ttl);

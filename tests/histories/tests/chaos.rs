@@ -2,16 +2,20 @@
 //!
 //! `CHAOS_SEED` repeats a run's choices.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use etcd_histories::chaos::stage::Length;
-use etcd_histories::chaos::{Ended, rows};
+use etcd_histories::chaos::{Ended, rows, without_syncs};
+
+fn seed() -> Result<u64> {
+    match std::env::var("CHAOS_SEED") {
+        Ok(seed) => seed.parse().context("CHAOS_SEED is no number"),
+        Err(_) => Ok(rand::random()),
+    }
+}
 
 /// Plays the rows whose names begin so.
 async fn play(prefix: &str) -> Result<()> {
-    let seed = match std::env::var("CHAOS_SEED") {
-        Ok(seed) => seed.parse().context("CHAOS_SEED is no number")?,
-        Err(_) => rand::random(),
-    };
+    let seed = seed()?;
     let rows: Vec<_> = rows().into_iter().filter(|row| row.name.starts_with(prefix)).collect();
     ensure!(!rows.is_empty(), "no row begins with {prefix}");
     for row in rows {
@@ -57,6 +61,28 @@ async fn files_are_damaged() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_is_cut() -> Result<()> {
     play("power-").await
+}
+
+/// The net is tested, too: what is lost for want of a sync is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_sync_is_caught() -> Result<()> {
+    let (row, seed) = (without_syncs(), seed()?);
+    let found = match row.run(Length::Short, seed).await {
+        Ok(Ended::Skipped(why)) => {
+            eprintln!("skipped: {}: {why}", row.name);
+            return Ok(());
+        }
+        Ok(Ended::Played(played)) => bail!("nothing was found: {played:?}"),
+        Err(error) => format!("{error:#}"),
+    };
+    // A member may also find by itself that it lacks something.
+    ensure!(found.contains("HISTORIES_SEED") || found.contains("damaged"), "it failed otherwise: {found}");
+    eprintln!("found: {found}");
+    // It is as it should be, so nobody needs what was kept.
+    let folder = std::env::temp_dir();
+    let _ = std::fs::remove_file(folder.join(format!("history-{seed}.txt")));
+    let _ = std::fs::remove_dir_all(folder.join(format!("{}-{seed}", row.name)));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ use crate::chaos::scratch::{Scratch, run, unmount};
 
 /// Room beside the inner image, for the outer file system's own records.
 const OUTER_EXTRA_MIB: u64 = 48;
+/// The least that a file takes up.
+const BLOCK_BYTES: u64 = 4096;
 /// The file that takes up room.
 const BALLAST: &str = "ballast";
 
@@ -55,11 +57,19 @@ impl SmallDisk {
     /// Takes up room until about so much is left.
     pub fn fill(&self, keep_free_bytes: u64) -> Result<()> {
         let ballast = File::options().create(true).append(true).open(self.point.join(BALLAST))?;
-        let free = self.free_bytes()?;
-        let more = free.saturating_sub(keep_free_bytes);
-        ensure!(more > 0, "{} bytes are free already, fewer than {keep_free_bytes}", free);
-        let length = ballast.metadata()?.len();
-        fallocate(&ballast, FallocateFlags::empty(), length, more).context("taking up room")?;
+        let mut part = self.free_bytes()?.saturating_sub(keep_free_bytes);
+        ensure!(part > 0, "fewer than {keep_free_bytes} bytes are free already");
+        // What the file system needs for its own records, or somebody else has taken meanwhile, is not to be had.
+        while part >= BLOCK_BYTES {
+            let more = self.free_bytes()?.saturating_sub(keep_free_bytes).min(part);
+            let length = ballast.metadata()?.len();
+            match fallocate(&ballast, FallocateFlags::empty(), length, more.max(BLOCK_BYTES)) {
+                Ok(()) if more < part || keep_free_bytes > 0 => break,
+                Ok(()) => {}
+                Err(rustix::io::Errno::NOSPC) => part /= 2,
+                Err(error) => return Err(error).context("taking up room"),
+            }
+        }
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::run::Checked;
 
 /// A limit on a figure, for runs of the release build with nothing beside them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Limit {
     /// None: it is only told.
+    #[default]
     None,
     /// On the 99th percentile.
     P99(Duration),
@@ -68,12 +69,6 @@ pub struct Played {
     pub checked: Checked,
     /// How long it took.
     pub took: Duration,
-}
-
-impl Default for Limit {
-    fn default() -> Self {
-        Limit::None
-    }
 }
 
 impl Played {

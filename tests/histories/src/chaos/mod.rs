@@ -59,6 +59,11 @@ pub fn rows() -> Vec<Row> {
     rows::all()
 }
 
+/// A row that has to fail: a store that acknowledges what it has not synced loses it with the power.
+pub fn without_syncs() -> Row {
+    rows::WITHOUT_SYNCS
+}
+
 /// What came of a row.
 pub enum Ended {
     /// Everything held.

@@ -37,9 +37,7 @@ impl Scratch {
     /// Makes a folder, after removing what is left of runs that were killed.
     pub fn make() -> Result<Self> {
         let base = base()?;
-        let door = File::create(base.join("door"))?;
-        // Nobody sweeps between the making of a folder and the locking of its lock.
-        door.lock()?;
+        let _door = door(&base)?;
         sweep(&base)?;
         let name = format!("nc{}x{}", std::process::id(), SCRATCHES.fetch_add(1, Ordering::Relaxed));
         let dir = base.join(&name);
@@ -62,7 +60,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.dir, &self.name) {
+        let removed = base().and_then(|base| {
+            let _door = door(&base)?;
+            remove(&self.dir, &self.name)
+        });
+        if let Err(error) = removed {
             eprintln!("{} is not all removed, the next run tries again: {error:#}", self.dir.display());
         }
     }
@@ -78,6 +80,13 @@ fn base() -> Result<PathBuf> {
     let found = std::fs::symlink_metadata(&base)?;
     ensure!(found.is_dir() && found.uid() == own, "{} is somebody else's; remove it", base.display());
     Ok(base)
+}
+
+/// One at a time sweeps, removes, or makes a folder and locks its lock.
+fn door(base: &Path) -> Result<File> {
+    let door = File::create(base.join("door"))?;
+    door.lock()?;
+    Ok(door)
 }
 
 /// Removes the folders that nobody holds.
@@ -103,7 +112,8 @@ fn remove(dir: &Path, name: &str) -> Result<()> {
     }
     let namespaces = run(&["ip", "netns", "list"]).unwrap_or_default();
     let own = format!("{name}-");
-    for namespace in namespaces.lines().filter_map(|line| line.split(' ').next()).filter(|line| line.starts_with(&own)) {
+    for namespace in namespaces.lines().filter_map(|line| line.split(' ').next()).filter(|line| line.starts_with(&own))
+    {
         run(&["ip", "netns", "del", namespace])?;
     }
     // Its other end lay in a namespace that is gone, so it is usually gone, too.

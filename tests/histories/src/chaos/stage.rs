@@ -63,11 +63,6 @@ impl Stage {
         if self.length == Length::Short { short } else { full }
     }
 
-    /// Whether the power rows are to drop syncs, and so to fail: `CHAOS_WITHOUT_SYNCS=1`.
-    pub fn without_syncs(&self) -> bool {
-        std::env::var_os("CHAOS_WITHOUT_SYNCS").is_some()
-    }
-
     /// The folder of this playing.
     pub fn scratch(&mut self) -> Result<&Scratch> {
         if self.scratch.is_none() {

@@ -32,7 +32,7 @@ pub(super) const ROWS: &[Row] = &[
         does: "the disk of the leader fills up, and is emptied again",
         holds: "another member leads, and writes go on; the member serves again once there is room",
         needs: Needs::Root,
-        play: |stage| Box::pin(play(stage, false)),
+        play: |stage| Box::pin(play(stage, How::Leader)),
     },
     Row {
         name: "full-all",
@@ -40,11 +40,26 @@ pub(super) const ROWS: &[Row] = &[
         holds: "puts are refused with NOSPACE; reads, watches, deletes and compaction go on; puts are taken again once there \
                 is room",
         needs: Needs::Root,
-        play: |stage| Box::pin(play(stage, true)),
+        play: |stage| Box::pin(play(stage, How::All)),
+    },
+    Row {
+        name: "full-brim",
+        does: "the disk of the leader fills up to the last byte, the reserve included, and is emptied again",
+        holds: "writes go on elsewhere; the member serves again once there is room, started again if it had to end, which it \
+                says",
+        needs: Needs::Root,
+        play: |stage| Box::pin(play(stage, How::Brim)),
     },
 ];
 
-async fn play(stage: &mut Stage, all: bool) -> Result<()> {
+#[derive(Clone, Copy)]
+enum How {
+    Leader,
+    All,
+    Brim,
+}
+
+async fn play(stage: &mut Stage, how: How) -> Result<()> {
     let scratch = stage.scratch()?;
     let disks: Vec<_> =
         (0..MEMBERS).map(|member| SmallDisk::make(scratch, &name(member), DISK_MIB)).collect::<Result<_>>()?;
@@ -57,10 +72,10 @@ async fn play(stage: &mut Stage, all: bool) -> Result<()> {
     stage
         .with(&mut scene, async |stage, scene| {
             for _ in 0..stage.pick(1, 3) {
-                if all {
-                    fill_all(stage, scene, &disks).await?;
-                } else {
-                    fill_leader(stage, scene, &disks).await?;
+                match how {
+                    How::Leader => fill_leader(stage, scene, &disks, LEFT_MIB << 20).await?,
+                    How::All => fill_all(stage, scene, &disks).await?,
+                    How::Brim => fill_leader(stage, scene, &disks, 0).await?,
                 }
             }
             Ok(())
@@ -70,20 +85,28 @@ async fn play(stage: &mut Stage, all: bool) -> Result<()> {
     Ok(())
 }
 
-async fn fill_leader(stage: &mut Stage, scene: &mut Scene, disks: &[SmallDisk]) -> Result<()> {
+async fn fill_leader(stage: &mut Stage, scene: &mut Scene, disks: &[SmallDisk], keep_free_bytes: u64) -> Result<()> {
     scene.load.works(Duration::from_millis(500)).await?;
     let leader = scene.leader().await?;
     let others = scene.others(&[leader]);
     stage.fault("disk of the leader filled", &name(leader));
     let from = scene.load.now();
-    disks[leader].fill(LEFT_MIB << 20)?;
+    disks[leader].fill(keep_free_bytes)?;
     let mut guest = scene.load.guest(others[0]);
-    refused(&mut guest).await?;
+    if keep_free_bytes > 0 {
+        refused(&mut guest).await?;
+    }
     taken(&mut guest).await?;
     scene.load.works(stage.pick(Duration::from_secs(1), Duration::from_secs(5))).await?;
     scene.pause_since(from, &DISK_FULL_ONE);
-    ensure!(scene.leader().await? != leader, "{} leads although its disk is full", name(leader));
+    ensure!(scene.cluster.leader(&others).await? != leader, "{} leads although its disk is full", name(leader));
     disks[leader].make_room()?;
+    if let Some(ended) = scene.cluster.ended(leader)? {
+        stage.say(&format!("{} ended with {ended}", name(leader)));
+        let said = scene.cluster.said(leader);
+        ensure!(said.contains("the disk is full"), "{} ended and didn't say why: {said}", name(leader));
+        scene.cluster.restart(leader)?;
+    }
     // A linearizable answer of the member itself: it has caught up.
     scene.answers(leader).await?;
     scene.load.works(Duration::from_millis(500)).await

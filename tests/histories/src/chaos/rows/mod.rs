@@ -10,6 +10,8 @@ mod sleep;
 
 use crate::chaos::Row;
 
+pub(super) use power::WITHOUT_SYNCS;
+
 pub(super) fn all() -> Vec<Row> {
     [kill::ROWS, sleep::ROWS, cut::ROWS, full::ROWS, damage::ROWS, power::ROWS, clock::ROWS].concat()
 }
