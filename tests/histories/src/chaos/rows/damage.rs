@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use etcd_proto::etcdserverpb as pb;
 use pb::kv_client::KvClient;
@@ -126,34 +126,34 @@ async fn damage_once(stage: &mut Stage, scene: &mut Scene, damage: Damage, key: 
     }
     let place = place(scene, victim, damage, needle)?;
     stage.fault(damage.kind(), &format!("{} of {}", place.file.display(), name(victim)));
-    let said = scene.cluster.said(victim).len();
+    let looks = Looks { victim, key, file: place.file.clone(), said: scene.cluster.said(victim).len() };
     let began = Instant::now();
     let before = if damage.is_cut() { place.cut_off()? } else { place.flip()? };
-    let file = place.file.clone();
     if damage != Damage::RunningFlip {
         scene.cluster.restart(victim)?;
     }
-    let mut words = None;
-    if damage == Damage::RunningFlip {
-        words = found(stage, scene, victim, key, said, CACHED_FOR).await?;
-        if words.is_none() {
-            stage.say("it answers from memory what it wrote; started again, it has to read");
-            scene.cluster.kill(victim)?;
-            scene.cluster.restart(victim)?;
+    let mut words =
+        looks.found(stage, scene, if damage == Damage::RunningFlip { CACHED_FOR } else { READY_WITHIN }).await?;
+    if words.is_none() && damage == Damage::RunningFlip && looks.file.exists() {
+        stage.say("it answers from memory what it wrote; started again, it has to read");
+        scene.cluster.kill(victim)?;
+        scene.cluster.restart(victim)?;
+        words = looks.found(stage, scene, READY_WITHIN).await?;
+    }
+    let file = looks.file.display();
+    match words {
+        Some(words) => {
+            stage.measure(&DAMAGE_FOUND, began.elapsed());
+            stage.say(&format!("it said: {words}"));
+            let named = looks.file.file_name().is_some_and(|name| words.contains(&*name.to_string_lossy()));
+            ensure!(named && words.contains(ADVICE), "{file} is damaged, and the member said: {words}");
         }
+        None if !looks.file.exists() => {
+            stage.say("the file was replaced by another one before anybody read it");
+            return Ok(());
+        }
+        None => bail!("{file} is damaged, and nobody finds it"),
     }
-    if words.is_none() {
-        words = found(stage, scene, victim, key, said, READY_WITHIN).await?;
-    }
-    if words.is_none() && !file.exists() {
-        stage.say("the file was replaced by another one before anybody read it");
-        return Ok(());
-    }
-    let words = words.with_context(|| format!("{} is damaged, and nobody finds it", file.display()))?;
-    stage.measure(&DAMAGE_FOUND, began.elapsed());
-    stage.say(&format!("it said: {words}"));
-    let named = file.file_name().is_some_and(|name| words.contains(&*name.to_string_lossy()));
-    ensure!(named && words.contains(ADVICE), "{} is damaged, and the member said: {words}", file.display());
     // The others go on, as they have all along.
     scene.load.works(Duration::from_millis(300)).await?;
     mend(stage, scene, victim, before).await
@@ -187,36 +187,41 @@ fn place(scene: &Scene, victim: usize, damage: Damage, needle: &[u8]) -> Result<
     find(&folder, ending, needle)?.with_context(|| format!("the value does not stand in {}", folder.display()))
 }
 
-/// Waits until the member ends because of the damage, or refuses what is damaged, with a client asking for it all the time;
-/// gives the line in which it says so.
-async fn found(
-    stage: &mut Stage,
-    scene: &mut Scene,
+/// Where damage is looked for.
+struct Looks<'a> {
     victim: usize,
-    key: &str,
+    /// A key whose value is damaged.
+    key: &'a str,
+    file: PathBuf,
+    /// How much the member had said before.
     said: usize,
-    within: Duration,
-) -> Result<Option<String>> {
-    let deadline = Instant::now() + within;
-    let mut guest = scene.load.guest(victim).patient_for(Duration::from_secs(2));
-    loop {
-        let ended = scene.cluster.ended(victim)?;
-        let told = guest.get(key, true).await?;
-        let all = scene.cluster.said(victim);
-        let new = all.get(said..).unwrap_or_default();
-        if let Some(words) = new.lines().find(|line| line.contains(ADVICE)) {
-            match (ended, told.status) {
-                (Some(status), _) => ensure!(!status.success(), "the member ended with {status} over its damage"),
-                (None, Some(status)) => stage.say(&format!("who asks is told: {}", status.message())),
-                (None, None) => {}
+}
+
+impl Looks<'_> {
+    /// Waits until the member ends because of the damage, or refuses what is damaged, with a client asking for it all the
+    /// time; gives the line in which it says so.
+    async fn found(&self, stage: &mut Stage, scene: &mut Scene, within: Duration) -> Result<Option<String>> {
+        let deadline = Instant::now() + within;
+        let mut guest = scene.load.guest(self.victim).patient_for(Duration::from_secs(2));
+        loop {
+            let ended = scene.cluster.ended(self.victim)?;
+            let told = guest.get(self.key, true).await?;
+            let all = scene.cluster.said(self.victim);
+            let new = all.get(self.said..).unwrap_or_default();
+            if let Some(words) = new.lines().find(|line| line.contains(ADVICE)) {
+                match (ended, told.status) {
+                    (Some(status), _) => ensure!(!status.success(), "the member ended with {status} over its damage"),
+                    (None, Some(status)) => stage.say(&format!("who asks is told: {}", status.message())),
+                    (None, None) => {}
+                }
+                return Ok(Some(words.to_owned()));
             }
-            return Ok(Some(words.to_owned()));
+            ensure!(ended.is_none(), "the member ended with {ended:?} and said no more than: {new}");
+            if Instant::now() > deadline || !self.file.exists() {
+                return Ok(None);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        ensure!(ended.is_none(), "the member ended with {ended:?} and said no more than: {new}");
-        if Instant::now() > deadline {
-            return Ok(None);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
