@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::evidence::Evidence;
-use crate::history::{Answer, Operation, Outcome, Request, Revision};
+use crate::history::{Answer, Freshness, Operation, Outcome, Request, Revision};
 use crate::model::{Event, State};
 use crate::places::Places;
 use crate::watch::WatchRecord;
@@ -109,8 +109,8 @@ pub enum Refusal {
     },
 }
 
-/// Finds the order that explains `history`, which must begin with an empty store. What `watches` saw decides only between
-/// orders that the answers allow: a watcher that lies does not make a history wrong.
+/// Finds the order that explains `history`, which must begin with an empty store. What `watches` and local reads saw decides
+/// only between orders that the answers allow: a watcher that lies does not make a history wrong.
 pub fn check(history: &[Operation], watches: &[WatchRecord]) -> Result<Linearization, Refusal> {
     check_within(history, watches, SEARCH_STATES_MAX)
 }
@@ -123,6 +123,12 @@ pub fn check_within(
 ) -> Result<Linearization, Refusal> {
     let mut seen = Evidence::default();
     watches.iter().for_each(|watch| watch.testify(&mut seen));
+    // Keys that nobody watches are told of by local reads alone, where their writers never got an answer.
+    history.iter().filter(|op| op.freshness != Freshness::Linearizable).for_each(|op| {
+        if let Outcome::Answered { answer, .. } = &op.outcome {
+            seen.note_answer(answer);
+        }
+    });
     leases(history)?;
     let places = Places::of(history)?;
     places.check_real_time(history)?;

@@ -214,6 +214,20 @@ fn local_reads_may_be_old_but_not_wrong() {
 }
 
 /// A watch of everything, from the first write on, one response for each revision.
+#[test]
+fn local_reads_tell_which_unknown_write_happened() {
+    let puts = [put("a", "1"), put("a", "2")];
+    for happened in [0, 1] {
+        let mut history = sequential(&[puts[happened].clone(), put("b", "3"), get("a")]);
+        history[0].outcome = Outcome::Unknown;
+        history[2].freshness = Freshness::Serializable { life: None };
+        let other = Operation { request: puts[1 - happened].clone(), ..history[0].clone() };
+        history.insert(happened, other);
+        let truth = linear::check(&history, &[]).unwrap();
+        serial::check(&history, &truth).unwrap();
+    }
+}
+
 fn watched(truth: &Linearization, wanted: Wanted) -> WatchRecord {
     let commits = truth.commits.iter().filter(|commit| wanted.start.is_none_or(|start| start <= commit.revision));
     let frames = commits.filter_map(|commit| {
