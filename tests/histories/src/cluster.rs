@@ -230,16 +230,40 @@ impl Cluster {
         Ok(())
     }
 
-    /// Has a keyspace in a group, and waits until it is there.
-    pub async fn move_keyspace(&self, through: usize, keyspace: &str, group: u16) -> Result<()> {
-        let server = format!("127.0.0.1:{}", self.members[through].ports.client);
+    /// Runs a command of `netstate` that asks one of the members; what it prints, if it succeeds.
+    pub async fn command_at(&self, through: usize, arguments: &[&str]) -> Result<String> {
+        let server =
+            SocketAddr::new(self.members[through].home.address, self.members[through].ports.client).to_string();
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(["--servers", &server, "cluster", "move", keyspace, "--to", &group.to_string()]);
+        command.args(["--servers", &server]).args(arguments);
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
         let told = String::from_utf8_lossy(&output.stderr);
-        let there = told.contains(&format!("is in g{group} already"));
-        ensure!(output.status.success() || there, "{keyspace} did not move to g{group}: {told}");
+        ensure!(output.status.success(), "`netstate {}` failed: {told}", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Has a keyspace in a group, and waits until it is there.
+    pub async fn move_keyspace(&self, through: usize, keyspace: &str, group: u16) -> Result<()> {
+        match self.command_at(through, &["cluster", "move", keyspace, "--to", &group.to_string()]).await {
+            Err(error) if error.to_string().contains(&format!("is in g{group} already")) => Ok(()),
+            moved => moved.map(drop),
+        }
+    }
+
+    /// Asks a member to end, as a service manager does, and waits until it has.
+    pub async fn terminate(&mut self, member: usize) -> Result<()> {
+        self.signal(member, "TERM")?;
+        let status = self.ends(member).await?;
+        ensure!(status.success(), "{} ended with {status}", name(member));
         Ok(())
+    }
+
+    /// From now on a member joins by this one, in place of founding the cluster with the others.
+    pub fn join_by(&mut self, member: usize, through: usize) {
+        let peer = self.peer(through).to_string();
+        let joining = &mut self.members[member];
+        joining.founder = false;
+        joining.home.flags = vec!["--join".into(), peer];
     }
 
     /// Whether a member was started and has not been seen to end.

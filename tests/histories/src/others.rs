@@ -5,7 +5,7 @@ use etcd_proto::etcdserverpb as pb;
 use pb::kv_client::KvClient;
 use tonic::Request;
 
-use crate::cluster::Doors;
+use crate::doors::Doors;
 
 /// The metadata that names a keyspace.
 const KEYSPACE: &str = "netstate-keyspace";

@@ -39,6 +39,16 @@ async fn members_are_killed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go() -> Result<()> {
+    play("members-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keyspaces_move() -> Result<()> {
+    play("moves").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_leader_sleeps() -> Result<()> {
     play("sleep-").await
 }

@@ -6,9 +6,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use etcd_histories::cluster::{Cluster, MEMBERS, Subject};
+use etcd_histories::cluster::{Cluster, MEMBERS};
 use etcd_histories::load::Load;
-use etcd_histories::others;
 use etcd_histories::run::{duration, run};
 
 fn another(than: usize) -> usize {
@@ -70,51 +69,5 @@ async fn the_leader_is_stopped() -> Result<()> {
     })
     .await?;
     ensure!(checked.writes > 100, "too little: {checked:?}");
-    Ok(())
-}
-
-/// The keyspace that is checked moves from group to group, with others, and the leader of its group is killed now and then.
-#[tokio::test(flavor = "multi_thread")]
-async fn keyspaces_move() -> Result<()> {
-    const OTHERS: usize = 19;
-    const KEYS: usize = 50;
-    /// Of a cluster that is founded without saying how many.
-    const GROUPS: usize = 16;
-    let time = duration(Duration::from_secs(10))?;
-    if Subject::from_env()? == Subject::Etcd {
-        return Ok(());
-    }
-    let checked = run(async |cluster: &mut Cluster, load: &Load| {
-        for other in 0..OTHERS {
-            others::fill(&cluster.doors(), other % MEMBERS, &format!("other-{other}"), KEYS).await?;
-        }
-        let (end, mut round) = (Instant::now() + time, 0);
-        while Instant::now() < end {
-            round += 1;
-            let_work(load, Duration::from_millis(200)).await?;
-            let other = format!("other-{}", round % OTHERS);
-            let victim = (round % 3 == 0).then(|| round % MEMBERS);
-            let through = victim.map_or(round % MEMBERS, another);
-            let group = u16::try_from(round % GROUPS)?;
-            let one = cluster.move_keyspace(through, "default", group);
-            let two = cluster.move_keyspace(through, &other, group);
-            tokio::try_join!(one, two)?;
-            if let Some(victim) = victim {
-                cluster.kill(victim)?;
-                let left: Vec<_> = (0..MEMBERS).filter(|member| *member != victim).collect();
-                cluster.leader(&left).await?;
-                cluster.serves(left[0]).await?;
-                let_work(load, Duration::from_millis(300)).await?;
-                cluster.restart(victim)?;
-                cluster.serves(victim).await?;
-            }
-        }
-        for other in 0..OTHERS {
-            others::check(&cluster.doors(), other % MEMBERS, &format!("other-{other}"), KEYS).await?;
-        }
-        Ok(())
-    })
-    .await?;
-    ensure!(checked.writes > 100 && checked.events > checked.writes, "too little: {checked:?}");
     Ok(())
 }

@@ -53,8 +53,20 @@ pub const ROOM_AGAIN: Figure = Figure { name: "from room on the disks to the fir
 pub const LEASE_LATE: Figure = Figure { name: "how late a lease ends, new leaders included", limit: Limit::None };
 /// From a flipped bit in a running member's state to the moment when it is found, with something reading it.
 pub const DAMAGE_FOUND: Figure = Figure { name: "until damage is found that is read", limit: Limit::None };
-/// From the start of a wiped member to its first linearizable answer.
-pub const WIPED: Figure = Figure { name: "from a wiped member's start to its first answer", limit: Limit::None };
+/// From the start of an empty member to the moment when it has everything and its share of votes and leaders.
+pub const JOINED: Figure =
+    Figure { name: "until a member that joins has its share", limit: Limit::Max(Duration::from_secs(60)) };
+/// From the order to remove a member to the moment when the others have its share.
+pub const REMOVED: Figure = Figure { name: "until a member is removed", limit: Limit::Max(Duration::from_secs(60)) };
+/// From the order to repair a member until it serves again.
+pub const REPAIRED: Figure = Figure { name: "until a damaged member is repaired", limit: Limit::None };
+/// How long a keyspace takes to another group.
+pub const MOVED: Figure = Figure { name: "until a keyspace has moved", limit: Limit::None };
+/// The longest pause between two answered writes while a member is stopped in order and started again.
+pub const UPGRADED: Figure = Figure {
+    name: "without writes while a member is restarted in order",
+    limit: Limit::Max(Duration::from_millis(1500)),
+};
 
 /// What one or many playings of a row came to.
 #[derive(Clone, Debug, Default)]

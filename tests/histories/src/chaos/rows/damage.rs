@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use crate::chaos::damage::{Place, Undamaged, find};
-use crate::chaos::figures::{DAMAGE_FOUND, RESTARTED, WIPED};
+use crate::chaos::figures::{DAMAGE_FOUND, JOINED, REPAIRED, RESTARTED};
 use crate::chaos::stage::{Scene, Stage};
 use crate::chaos::{Needs, Row};
 use crate::cluster::{Home, MEMBERS, READY_WITHIN, name};
@@ -23,7 +23,7 @@ const LOOKED_FOR_BYTES: usize = 512;
 /// A keyspace beside the one that is recorded.
 const BESIDE: &str = "beside";
 /// What the store advises.
-const ADVICE: &str = "wipe its data directory";
+const ADVICE: &str = "`netstate cluster repair`";
 /// How long a running member is asked for what it may still have in memory.
 const CACHED_FOR: Duration = Duration::from_secs(2);
 /// Between two looks at a damaged value.
@@ -156,7 +156,7 @@ async fn damage_once(stage: &mut Stage, scene: &mut Scene, damage: Damage, key: 
     }
     // The others go on, as they have all along.
     scene.load.works(Duration::from_millis(300)).await?;
-    mend(stage, scene, victim, before).await
+    mend(stage, scene, victim, damage, before).await
 }
 
 /// Has a member write its state to files: a compaction that waits until space is given back does, of whatever keyspace.
@@ -225,20 +225,32 @@ impl Looks<'_> {
     }
 }
 
-/// Puts the file back, or does what the store advises.
-async fn mend(stage: &mut Stage, scene: &mut Scene, victim: usize, before: Undamaged) -> Result<()> {
-    if scene.cluster.ended(victim)?.is_none() && scene.cluster.runs(victim) {
-        scene.cluster.kill(victim)?;
+/// Puts the file back, or does what the store advises: a member that is up fetches what is damaged, another is replaced.
+async fn mend(stage: &mut Stage, scene: &mut Scene, victim: usize, damage: Damage, before: Undamaged) -> Result<()> {
+    let up = scene.cluster.ended(victim)?.is_none() && scene.cluster.runs(victim);
+    let advised: bool = stage.rng.random();
+    match (advised, up) {
+        (true, true) => {
+            let through = scene.others(&[victim])[0];
+            let began = Instant::now();
+            let repair = ["cluster", "repair", &name(victim), "--patience", "90s"];
+            scene.cluster.command_at(through, &repair).await?;
+            scene.answers(victim).await?;
+            stage.measure(&REPAIRED, began.elapsed());
+        }
+        (true, false) => {
+            let took = super::members::renew(scene, victim).await?;
+            stage.measure(&JOINED, took);
+        }
+        (false, _) => {
+            if up {
+                scene.cluster.kill(victim)?;
+            }
+            before.put_back()?;
+            let took = scene.restart(victim).await?;
+            stage.measure(&RESTARTED, took);
+        }
     }
-    if stage.rng.random() {
-        before.put_back()?;
-        let took = scene.restart(victim).await?;
-        stage.measure(&RESTARTED, took);
-    } else {
-        std::fs::remove_dir_all(scene.cluster.data_dir(victim))?;
-        stage.say("wiped");
-        let took = scene.restart(victim).await?;
-        stage.measure(&WIPED, took);
-    }
+    stage.say(&format!("{}: mended, {}", damage.kind(), if advised { "as advised" } else { "by putting it back" }));
     scene.load.works(Duration::from_millis(300)).await
 }

@@ -5,6 +5,8 @@ mod cut;
 mod damage;
 mod full;
 mod kill;
+mod members;
+mod moves;
 mod power;
 mod sleep;
 
@@ -13,5 +15,6 @@ use crate::chaos::Row;
 pub(super) use power::WITHOUT_SYNCS;
 
 pub(super) fn all() -> Vec<Row> {
-    [kill::ROWS, sleep::ROWS, cut::ROWS, full::ROWS, damage::ROWS, power::ROWS, clock::ROWS].concat()
+    [kill::ROWS, members::ROWS, moves::ROWS, sleep::ROWS, cut::ROWS, full::ROWS, damage::ROWS, power::ROWS, clock::ROWS]
+        .concat()
 }
