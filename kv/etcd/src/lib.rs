@@ -40,3 +40,4 @@ pub use express::{Express, Served};
 pub use kv_auth::{TokenOptionError, Tokens};
 pub use kv_gateway::GatewayError;
 pub use services::Services;
+pub use watch::Watching;

@@ -27,7 +27,7 @@ use crate::{
     lock::LockService,
     maintenance::{MaintenanceService, VERSION},
     members,
-    watch::WatchService,
+    watch::{WatchService, Watching},
 };
 
 /// What a request may have beyond the largest that is carried out: so that the refusal is this API's own.
@@ -75,6 +75,11 @@ impl Services {
     /// What serves the most frequent requests of a port, in front of its [routes](Services::add_to).
     pub fn express(&self) -> Express {
         Express { kv: self.kv(), edge: self.edge() }
+    }
+
+    /// Who watches on this node, whichever port they came by.
+    pub fn watching(&self) -> Watching {
+        self.0.0.hubs.watching()
     }
 
     fn kv(&self) -> KvServer<KvService> {

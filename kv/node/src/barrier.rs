@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    counts::Counts,
     error::ReadError,
     group::Leadership,
     link::Links,
@@ -44,9 +45,11 @@ struct Task {
     progress: watch::Receiver<u64>,
     patience: Duration,
     confirmed: Arc<Mutex<Option<Instant>>>,
+    counts: Arc<Counts>,
 }
 
 impl Barrier {
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, named where it is passed")]
     pub(crate) fn start(
         group: GroupId,
         own: NodeId,
@@ -55,10 +58,12 @@ impl Barrier {
         leadership: Leadership,
         progress: watch::Receiver<u64>,
         patience: Duration,
+        counts: Arc<Counts>,
     ) -> Self {
         let (queue, reads) = mpsc::channel(QUEUE_READS);
         let confirmed = Arc::default();
-        let task = Task { group, own, raft, links, leadership, progress, patience, confirmed: Arc::clone(&confirmed) };
+        let task =
+            Task { group, own, raft, links, leadership, progress, patience, confirmed: Arc::clone(&confirmed), counts };
         tokio::spawn(task.run(reads));
         Barrier { group, queue, confirmed }
     }
@@ -103,6 +108,9 @@ impl Task {
             let confirmed = self.confirm().await;
             if confirmed {
                 *self.confirmed.lock() = Some(asked);
+                self.counts.barriers.took(asked.elapsed());
+            } else {
+                self.counts.barriers_failed.add(1);
             }
             for tell in waiting.drain(..) {
                 // The reader may have given up.

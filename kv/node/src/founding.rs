@@ -112,7 +112,7 @@ async fn known(
 
 async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, StartError> {
     let deadline = Instant::now() + JOIN_PATIENCE;
-    let mut said = String::new();
+    let (mut said, mut told) = (String::new(), String::new());
     loop {
         for address in &config.join {
             match join::ask(address, candidate, None).await {
@@ -121,7 +121,10 @@ async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, Start
                 Err(NotJoined::Never(reason)) => return Err(StartError::NotJoined { reason }),
                 Err(NotJoined::Later(reason)) => said = format!("{address}: {reason}"),
             }
-            tracing::info!(said, "no member has taken this node in yet");
+            if said != told {
+                tracing::info!(said, "no member has taken this node in yet");
+                told.clone_from(&said);
+            }
         }
         if Instant::now() > deadline {
             return Err(StartError::NotJoined { reason: said });

@@ -136,12 +136,13 @@ impl Group {
     }
 
     /// Takes a step, as the group's leader. Returns when the group has agreed on it.
-    async fn step(&self, step: &Step, catalog: &Catalog) -> Result<(), String> {
+    async fn step(&self, step: &Step, catalog: Option<&Catalog>) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.get()).collect::<BTreeSet<_>>();
         match step {
             Step::AddLearner { node, .. } => {
-                let record = catalog.nodes.get(node).ok_or("no such node")?;
+                let record =
+                    catalog.and_then(|catalog| catalog.nodes.get(node)).ok_or("the node is not known here yet")?;
                 let member = MemberNode { name: record.name.clone(), peer: record.peer.clone() };
                 self.raft.add_learner(node.get(), member, false).await.map_err(|error| text(&error))?;
             }
@@ -187,8 +188,8 @@ impl Inner {
     /// Takes a step that the node that governs has planned.
     pub(crate) async fn take_step(&self, group: &Group, payload: &[u8]) -> Result<(), String> {
         let step: Step = decode(payload).map_err(|error| format!("malformed step: {error}"))?;
-        let catalog = self.catalog.get().ok_or("the catalog is not known here yet")?;
-        group.step(&step, &catalog).await
+        // A node whose disk was full from the start has no catalog, and has leaders to hand over.
+        group.step(&step, self.catalog.get().as_deref()).await
     }
 }
 
@@ -362,7 +363,10 @@ async fn take(inner: &Arc<Inner>, leader: NodeId, step: &Step) {
     };
     if let Err(reason) = taken {
         // It is planned again if it is still wanted.
+        inner.counts.steps_failed.add(1);
         tracing::warn!(?step, %leader, reason, "a step of placement was not taken");
+    } else {
+        inner.counts.steps_taken.add(1);
     }
 }
 

@@ -1,13 +1,18 @@
 //! One Raft group on this node.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use kv_core::{GroupId, NodeId};
 use kv_store::{Store, StoreError};
-use openraft::{ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf};
+use openraft::{
+    Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +20,7 @@ use crate::{
     barrier::Barrier,
     clock::Clock,
     config::{MemberInfo, Timing},
+    counts::{Counts, GroupCounts},
     disk::Disk,
     error::StartError,
     forward::Forwarder,
@@ -26,6 +32,10 @@ use crate::{
     raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
     snapshot::Pace,
 };
+
+/// A leader that no majority has answered for so many of its leases is none any more for those who ask how the group is.
+/// One would be enough if processors and disks were never busy.
+const UNANSWERED_LEASES: u32 = 4;
 
 /// Why this node must stop, once it must. The first reason stays.
 #[derive(Clone)]
@@ -165,6 +175,9 @@ pub(crate) struct Group {
     pub(crate) published: Arc<Published>,
     /// Bytes appended to its log since the node started.
     pub(crate) appended: Arc<AtomicU64>,
+    pub(crate) counts: Arc<GroupCounts>,
+    /// For how long a leader that no majority answers is still called one.
+    quorum_patience: Duration,
 }
 
 /// What all groups of a node share.
@@ -177,6 +190,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) timing: &'a Timing,
     pub(crate) disk: &'a Disk,
     pub(crate) pace: &'a Pace,
+    pub(crate) counts: &'a Arc<Counts>,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) feeds: &'a Arc<Feeds>,
 }
@@ -197,16 +211,24 @@ impl Group {
             published: published.clone(),
             lessor: lessor.clone(),
             quarantine: quarantine.clone(),
+            counts: shared.counts.clone(),
         };
         let leads = Arc::new(AtomicBool::new(true));
-        let log = LogStore::new(id, shared.store.log().clone(), appended.clone(), leads.clone());
-        let network = Network { group: id, links: shared.links.clone(), pace: shared.pace.clone() };
+        let counts = Arc::new(GroupCounts::default());
+        let log = shared.store.log().clone();
+        let log = LogStore::new(id, shared.own, log, appended.clone(), leads.clone(), counts.clone());
+        let network = Network {
+            group: id,
+            links: shared.links.clone(),
+            pace: shared.pace.clone(),
+            counts: shared.counts.clone(),
+        };
         let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
         let raft = Raft::new(shared.own.get(), config, network, log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let leadership = Leadership { metrics: raft.metrics(), quarantine };
-        tokio::spawn(observe(id, leadership.clone(), leads, shared.observer.clone()));
+        tokio::spawn(observe(id, leadership.clone(), leads, counts.clone(), shared.observer.clone()));
         let (entered, ending) = (leadership.quarantine.entered.clone(), raft.clone());
         tokio::spawn(shared.stop.clone().run_until_cancelled_owned(async move {
             entered.cancelled().await;
@@ -220,6 +242,7 @@ impl Group {
             shared.clock.clone(),
             leadership.clone(),
             shared.disk.clone(),
+            shared.counts.clone(),
         );
         let barrier = Barrier::start(
             id,
@@ -229,10 +252,34 @@ impl Group {
             leadership.clone(),
             published.progress(),
             shared.timing.read_timeout,
+            shared.counts.clone(),
         );
         let forwarder = Forwarder::start(id, shared.links.clone(), shared.timing.commit_timeout);
+        let quorum_patience = shared.timing.election_max * UNANSWERED_LEASES;
         tokio::spawn(lessor.clone().run(leadership.clone(), proposer.clone(), shared.stop.clone()));
-        Ok(Group { id, raft, leadership, proposer, forwarder, lessor, barrier, published, appended })
+        Ok(Group {
+            id,
+            raft,
+            leadership,
+            proposer,
+            forwarder,
+            lessor,
+            barrier,
+            published,
+            appended,
+            counts,
+            quorum_patience,
+        })
+    }
+
+    /// Who leads, for people. This node itself only while a majority answers it: openraft goes on calling it the leader
+    /// without one, for nobody else can be elected.
+    pub(crate) fn led_by(&self, metrics: &RaftMetrics<Types>) -> Option<NodeId> {
+        let answered = || {
+            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < self.quorum_patience)
+        };
+        metrics.current_leader.filter(|leader| *leader != metrics.id || answered()).map(NodeId::new)
     }
 
     /// Founds the group, if nobody has: `first` at once, the others only when it doesn't.
@@ -275,9 +322,15 @@ fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {
 }
 
 /// Tells the observer and the log who leads, and the node when the group has died.
-async fn observe(group: GroupId, leadership: Leadership, leads: Arc<AtomicBool>, observer: Arc<dyn Observer>) {
+async fn observe(
+    group: GroupId,
+    leadership: Leadership,
+    leads: Arc<AtomicBool>,
+    counts: Arc<GroupCounts>,
+    observer: Arc<dyn Observer>,
+) {
     let mut metrics = leadership.metrics.clone();
-    let mut told = None;
+    let (mut told, mut last) = (None, None);
     loop {
         let (leader, fatal) = {
             let now = metrics.borrow_watched();
@@ -293,6 +346,10 @@ async fn observe(group: GroupId, leadership: Leadership, leads: Arc<AtomicBool>,
         if told != Some(leader) {
             observer.leadership(group, leader);
             told = Some(leader);
+            if leader.is_some() && leader != last {
+                counts.leader_changes.add(u64::from(last.is_some()));
+                last = leader;
+            }
         }
         if metrics.changed().await.is_err() {
             return;

@@ -162,7 +162,10 @@ async fn tell(inner: &Arc<Inner>) {
         let (links, payload, patience) = (inner.links.clone(), payload.clone(), inner.timing.compare_heads);
         tokio::spawn(async move {
             // Whoever does not hear this hears the next one.
-            let _ = links.request(node, Kind::Heads, GroupId::new(0), payload, patience).await;
+            let began = Instant::now();
+            if links.request(node, Kind::Heads, GroupId::new(0), payload, patience).await.is_ok() {
+                links.took(node, began.elapsed());
+            }
         });
     }
 }

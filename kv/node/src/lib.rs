@@ -19,9 +19,11 @@ mod barrier;
 mod catalog;
 mod clock;
 mod config;
+mod counts;
 mod disk;
 mod error;
 mod evaluate;
+mod figures;
 mod forward;
 mod founding;
 mod govern;
@@ -51,14 +53,16 @@ pub use clock::{Clock, SystemClock};
 pub use config::{
     Config, ConfigError, DISK_RESERVE_BYTES, FOUNDERS_MAX, GROUPS_DEFAULT, GROUPS_MAX, Member, MemberInfo, Timing,
 };
+pub use counts::Proposed;
 pub use disk::Room;
 pub use error::{CallError, CommitError, ReadError, Retry, StartError, WatchError};
+pub use figures::{Figures, GroupFigures, LinkFigures, Transferred};
 pub use govern::Placement;
 pub use kv_core::placement::{Replicas, Step};
 pub use kv_store::backup::{
     BackupError, Contents as BackupContents, KeyspaceSummary, Point, RAISE_DEFAULT, RAISE_MAX, RestoredKeyspace,
 };
-pub use kv_store::{Event, Options as StoreOptions, RevisionEvents, Usage, VerifyError, Written};
+pub use kv_store::{Buckets, Event, Histogram, Options as StoreOptions, RevisionEvents, Usage, VerifyError, Written};
 pub use leases::LeaseState;
 pub use moves::{MoveError, MoveStage, MoveStatus};
 pub use node::{Consistency, GroupStatus, Node, Pages, Position, Verified};

@@ -17,6 +17,7 @@ use crate::{
     catalog::{self, Catalog, CatalogWatch},
     clock::Clock,
     config::{Config, MemberInfo, Timing},
+    counts::Counts,
     disk::{Disk, Room},
     error::{CallError, CommitError, ReadError, Retry, StartError},
     founding,
@@ -62,7 +63,7 @@ pub enum Consistency {
 pub struct GroupStatus {
     /// The group.
     pub group: GroupId,
-    /// Who leads it.
+    /// Who leads it; this node only while a majority answers it.
     pub leader: Option<NodeId>,
     /// The term.
     pub term: u64,
@@ -137,6 +138,7 @@ pub(crate) struct Inner {
     pub(crate) links: Links,
     pub(crate) calls: Arc<dyn CallHandler>,
     pub(crate) timing: Timing,
+    pub(crate) counts: Arc<Counts>,
     pub(crate) failure: Failure,
     pub(crate) stop: CancellationToken,
     pub(crate) disk: Disk,
@@ -233,6 +235,7 @@ impl Node {
         let stop = CancellationToken::new();
         let disk = Disk::watch(config.data_dir.clone(), config.disk_reserve_bytes, stop.clone());
         let pace = Pace::new(config.timing.snapshot_bytes_per_second);
+        let counts = Arc::new(Counts::default());
         let shared = Shared {
             own,
             store: &store,
@@ -242,6 +245,7 @@ impl Node {
             timing: &config.timing,
             disk: &disk,
             pace: &pace,
+            counts: &counts,
             stop: &stop,
             feeds: &feeds,
         };
@@ -261,10 +265,11 @@ impl Node {
             links,
             calls,
             timing: config.timing,
+            incoming: Incoming::new(counts.clone()),
+            counts,
             failure,
             stop,
             disk,
-            incoming: Incoming::default(),
             outgoing: Outgoing::new(pace),
             restart: CancellationToken::new(),
             heads: Heads::default(),
@@ -628,11 +633,11 @@ impl Node {
             let metrics = metrics.borrow_watched();
             GroupStatus {
                 group: group.id,
-                leader: metrics.current_leader.map(NodeId::new),
+                leader: group.led_by(&metrics),
                 term: metrics.current_term,
                 committed: metrics.cluster_committed.map_or(0, |id| id.index),
                 applied: group.published.index(),
-                keyspaces: state.keyspaces(group.id).len() as u64,
+                keyspaces: state.keyspace_count(group.id) as u64,
                 fold: state.fold(group.id),
                 problem: group.leadership.problem().map(str::to_string),
             }

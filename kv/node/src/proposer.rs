@@ -16,10 +16,14 @@ use kv_core::{
 };
 use kv_store::State;
 use openraft::{errors::ClientWriteError, impls::ProgressResponder};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     clock::Clock,
+    counts::Counts,
     disk::Disk,
     error::CommitError,
     evaluate::{Evaluation, Stop},
@@ -55,6 +59,7 @@ pub(crate) struct Proposer {
     queue: mpsc::Sender<Job>,
     state: State,
     leadership: Leadership,
+    counts: Arc<Counts>,
 }
 
 impl Proposer {
@@ -66,6 +71,7 @@ impl Proposer {
         clock: Arc<dyn Clock>,
         leadership: Leadership,
         disk: Disk,
+        counts: Arc<Counts>,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_REQUESTS);
         let task = Task {
@@ -75,16 +81,23 @@ impl Proposer {
             clock,
             leadership: leadership.clone(),
             disk,
+            counts: counts.clone(),
             overlay: Overlay::default(),
             term: None,
             in_flight: FuturesUnordered::new(),
         };
         tokio::spawn(task.run(jobs));
-        Proposer { group, queue, state, leadership }
+        Proposer { group, queue, state, leadership, counts }
     }
 
     /// Transactions on one keyspace, if this node leads its group. Answers when they are applied.
     pub(crate) async fn propose(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
+        let answer = self.ask(keyspace, txns).await;
+        self.counts.proposed(&answer);
+        answer
+    }
+
+    async fn ask(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
         check(&txns)?;
         let group = self.group;
         let (answer, answered) = oneshot::channel();
@@ -205,6 +218,7 @@ struct Task {
     clock: Arc<dyn Clock>,
     leadership: Leadership,
     disk: Disk,
+    counts: Arc<Counts>,
     overlay: Overlay,
     /// The term that the overlay is of.
     term: Option<u64>,
@@ -419,7 +433,7 @@ impl Task {
         let proposal = Proposal(encode(&batch));
         let commits = batch.commits;
         let (responder, answered) = ProgressResponder::<Types, _>::complete_only();
-        let group = self.group;
+        let (group, counts, began) = (self.group, self.counts.clone(), Instant::now());
         if self.raft.client_write_ff(proposal, Some(responder)).await.is_err() {
             let result = Err(CommitError::NotLeader { group, leader: None });
             return self.finish(Sent { term, commits, waiting, result });
@@ -427,6 +441,7 @@ impl Task {
         self.in_flight.push(Box::pin(async move {
             let result = match answered.await {
                 Ok(Ok(response)) => {
+                    counts.commits.took(began.elapsed());
                     let Applied(outcomes) = response.data;
                     Ok(outcomes)
                 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    counts::{Counts, Transfers},
     link::{LinkError, Links},
     raft::{Raft, Snapshot, SnapshotData, SnapshotMeta, Types, Vote, decode, encode},
 };
@@ -69,6 +70,25 @@ pub(crate) async fn send(
     pace: &Pace,
     vote: Vote,
     snapshot: Snapshot,
+    counts: &Transfers,
+) -> Result<SnapshotResponse<Types>, SendError> {
+    let sent = transfer(links, to, group, pace, vote, snapshot, counts).await;
+    if sent.is_ok() {
+        counts.done.add(1);
+    } else {
+        counts.failed.add(1);
+    }
+    sent
+}
+
+async fn transfer(
+    links: &Links,
+    to: NodeId,
+    group: GroupId,
+    pace: &Pace,
+    vote: Vote,
+    snapshot: Snapshot,
+    counts: &Transfers,
 ) -> Result<SnapshotResponse<Types>, SendError> {
     let SnapshotData::Pinned(mut pinned) = snapshot.snapshot else { return Err(SendError::Answer) };
     tracing::info!(%group, %to, "sending a snapshot: the replica is too far behind for the log");
@@ -100,6 +120,7 @@ pub(crate) async fn send(
             }
         }
         sequence += 1;
+        counts.bytes.add(chunk.len() as u64);
     }
     match ask(&Part::Last(Box::new((vote, snapshot.meta))), INSTALL_PATIENCE).await? {
         PartAnswer::Installed(response) => Ok(response),
@@ -148,12 +169,31 @@ impl Pace {
 }
 
 /// Snapshots on their way to this node: one a group and sender at most.
-#[derive(Default)]
-pub(crate) struct Incoming(Mutex<HashMap<(NodeId, GroupId), SnapshotReceiver>>);
+pub(crate) struct Incoming {
+    receivers: Mutex<HashMap<(NodeId, GroupId), SnapshotReceiver>>,
+    counts: Arc<Counts>,
+}
 
 impl Incoming {
+    pub(crate) fn new(counts: Arc<Counts>) -> Self {
+        Incoming { receivers: Mutex::default(), counts }
+    }
+
     /// Takes one part; installs after the last.
     pub(crate) async fn take(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        state: &State,
+        raft: &Raft,
+        payload: &[u8],
+    ) -> Result<Bytes, String> {
+        let taken = self.take_part(from, group, state, raft, payload).await;
+        self.counts.received.failed.add(u64::from(taken.is_err()));
+        taken
+    }
+
+    async fn take_part(
         &self,
         from: NodeId,
         group: GroupId,
@@ -165,29 +205,31 @@ impl Incoming {
         let text = |error: &dyn std::error::Error| format!("snapshot of {group} not received: {error}");
         match part {
             Part::First => {
-                self.0.lock().remove(&(from, group));
+                self.receivers.lock().remove(&(from, group));
                 let receiver = state.receive(group).map_err(|error| text(&error))?;
-                self.0.lock().insert((from, group), receiver);
+                self.receivers.lock().insert((from, group), receiver);
                 Ok(encode(&PartAnswer::Next))
             }
             Part::Chunk(bytes) => {
-                let mut receiver = self.0.lock().remove(&(from, group)).ok_or("no such snapshot transfer")?;
+                let mut receiver = self.receivers.lock().remove(&(from, group)).ok_or("no such snapshot transfer")?;
+                self.counts.received.bytes.add(bytes.len() as u64);
                 let receiver = tokio::task::spawn_blocking(move || receiver.chunk(&bytes).map(|()| receiver));
                 let receiver = receiver.await.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
-                self.0.lock().insert((from, group), receiver);
+                self.receivers.lock().insert((from, group), receiver);
                 Ok(encode(&PartAnswer::Next))
             }
             Part::Resume => {
-                let expected = self.0.lock().get(&(from, group)).map(SnapshotReceiver::expects);
+                let expected = self.receivers.lock().get(&(from, group)).map(SnapshotReceiver::expects);
                 Ok(encode(&PartAnswer::At(expected.ok_or("no such snapshot transfer")?)))
             }
             Part::Last(last) => {
                 let (vote, meta) = *last;
-                let receiver = self.0.lock().remove(&(from, group)).ok_or("no such snapshot transfer")?;
+                let receiver = self.receivers.lock().remove(&(from, group)).ok_or("no such snapshot transfer")?;
                 let finishing = tokio::task::spawn_blocking(move || receiver.finish());
                 let received = finishing.await.map_err(|error| text(&error))?.map_err(|error| text(&error))?;
                 let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
                 let installed = raft.install_full_snapshot(vote, snapshot).await.map_err(|error| text(&error))?;
+                self.counts.received.done.add(1);
                 Ok(encode(&PartAnswer::Installed(installed)))
             }
         }

@@ -191,6 +191,13 @@ async fn logs_are_purged_and_a_replaced_node_gets_snapshots() {
     let verified = cluster.node(2).verify(group).unwrap();
     assert_eq!(verified.fold, cluster.node(0).verify(group).unwrap().fold);
     assert_eq!(get(&cluster, 2, "long", "k7").await, Some(value));
+    until("snapshots are counted at both ends", async || {
+        let (sent, received) =
+            ([0, 1].map(|at| cluster.node(at).figures().snapshots_sent), cluster.node(2).figures().snapshots_received);
+        let bytes = sent.iter().map(|sent| sent.bytes).sum::<u64>();
+        (sent.iter().any(|sent| sent.done >= 1) && bytes > 0 && received.done >= 1 && received.bytes > 0).then_some(())
+    })
+    .await;
     // It takes part again: the other two alone would do, so one of them goes.
     let own = cluster.node(2).id();
     until("it votes everywhere", async || votes_everywhere(&cluster, own)).await;

@@ -20,6 +20,7 @@ mod database;
 mod envelope;
 mod error;
 mod files;
+mod histogram;
 mod identity;
 mod log;
 mod membership;
@@ -32,6 +33,7 @@ mod testkit;
 mod tests;
 
 pub use error::{OpenError, ReadError, StoreError, VerifyError};
+pub use histogram::{Buckets, Histogram};
 pub use identity::{Identity, Mismatch};
 pub use log::{Done, LogBounds, RaftLog};
 pub use membership::Membership;

@@ -171,6 +171,16 @@ impl Store {
     pub fn disk_bytes(&self) -> u64 {
         files::bytes_below(&self.directory.path)
     }
+
+    /// Bytes of the files of the raft log.
+    pub fn log_bytes(&self) -> u64 {
+        files::bytes_below(&self.directory.path.join(LOG))
+    }
+
+    /// Bytes of the files of the state.
+    pub fn state_bytes(&self) -> u64 {
+        files::bytes_below(&self.directory.path.join(STATE))
+    }
 }
 
 /// A state database that is made anew. The first marker says that the old one has to go, the second that it has gone and

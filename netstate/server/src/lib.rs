@@ -26,4 +26,6 @@ mod view;
 mod watch;
 mod wire;
 
+pub use metrics::{Kind, METRICS, Metric};
 pub use server::{Server, ServerConfig, StartError};
+pub use services::ALARMS;

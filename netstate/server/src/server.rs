@@ -16,7 +16,8 @@ use tonic::service::Routes;
 use crate::{
     execute::Executor,
     forward::{Answers, Parts},
-    http, metrics,
+    http,
+    metrics::Counts,
     port::Port,
     reconcile,
     services::{Services, backups::Backups, status::Own},
@@ -89,7 +90,6 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener,
 impl Server {
     /// Opens the store and the ports.
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
-        metrics::recorder();
         let (client_listener, client) = listen("clients", config.listen_client).await?;
         let (http_listener, http) = listen("HTTP", config.listen_http).await?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -109,21 +109,23 @@ impl Server {
         });
         let stop = CancellationToken::new();
         tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
-        tokio::spawn(http::serve(http_listener, node.clone(), own.clone(), stop.clone()));
         let client_url = Some(advertised(client, &node));
         let etcd = kv_etcd::Config { client_url, ..config.etcd };
         let etcd = kv_etcd::Services::new(node.clone(), etcd, stop.clone());
+        let counts = Arc::new(Counts::default());
+        let services =
+            Services { node: node.clone(), view, executor, hub, clock, own, etcd, counts, stop: stop.clone() };
+        let etcd = &services.etcd;
+        tokio::spawn(http::serve(http_listener, services.clone(), stop.clone()));
         for (address, keyspace) in config.listen_etcd {
             let (listener, _) = listen("clients of etcd", address).await?;
             let etcd = etcd.for_keyspace(keyspace);
             let routes = etcd.add_to(base().await?);
-            let router = etcd.with_http(routes)?.merge(http::metrics(node.clone(), own.clone()));
+            let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
             tokio::spawn(Port { express: etcd.express(), router }.serve(listener, stop.clone()));
         }
-        let metrics = http::metrics(node.clone(), own.clone());
-        let services = Services { node: node.clone(), view, executor, hub, clock, own, stop: stop.clone() };
         let routes = own_api(etcd.add_to(base().await?), &services);
-        let router = etcd.with_http(routes)?.merge(metrics);
+        let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
         let port = Port { express: etcd.express(), router };
         let serving = tokio::spawn(port.serve(client_listener, stop.clone()));
         Ok(Server { node, stop, client, http, serving })

@@ -127,6 +127,13 @@ impl Hub {
         self.inner.lock().watchers.is_empty()
     }
 
+    /// How many watch, and how many of them lag.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        let lagging = inner.watchers.iter().filter(|(_, watcher)| watcher.lagging).count();
+        (inner.watchers.len(), lagging)
+    }
+
     /// Ends the hub's task.
     pub(super) fn end(&self) {
         self.stop.cancel();

@@ -8,7 +8,10 @@ mod stream;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,17 @@ use self::{
     outbox::{Entry, Outbox, Wants},
 };
 pub(crate) use stream::WatchService;
+
+/// Who watches on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watching {
+    /// Watchers of all keyspaces.
+    pub watchers: usize,
+    /// Those that are brought up from the history.
+    pub lagging: usize,
+    /// Bytes of events that wait to be sent.
+    pub waiting_bytes: usize,
+}
 
 /// The hubs of all keyspaces that somebody watches here. Cheap to clone.
 #[derive(Clone)]
@@ -74,6 +88,20 @@ impl Hubs {
         {
             hub.end();
         }
+    }
+
+    /// Who watches.
+    pub(crate) fn watching(&self) -> Watching {
+        let hubs: Vec<_> = self.0.hubs.lock().values().cloned().collect();
+        let waiting_bytes = self.0.all.load(Ordering::Relaxed);
+        hubs.iter().map(|hub| hub.count()).fold(
+            Watching { waiting_bytes, ..Watching::default() },
+            |all, (watchers, lagging)| Watching {
+                watchers: all.watchers + watchers,
+                lagging: all.lagging + lagging,
+                ..all
+            },
+        )
     }
 
     fn outbox(&self) -> Arc<Outbox> {

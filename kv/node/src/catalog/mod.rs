@@ -112,6 +112,19 @@ impl Standing {
 }
 
 impl NodeRecord {
+    /// What can be said of a node by its name alone.
+    pub fn of_name(name: &str) -> Self {
+        NodeRecord {
+            name: name.into(),
+            peer: String::new(),
+            zone: String::new(),
+            instance: String::new(),
+            standing: Standing::Member,
+            version: String::new(),
+            rest: Rest::new(),
+        }
+    }
+
     /// Whether a node that says it is this one has the data of this one.
     pub(crate) fn has(&self, instance: InstanceId) -> bool {
         self.instance.is_empty() || self.instance == instance.to_string()

@@ -1,6 +1,13 @@
 //! Our end of a link: opened, kept, opened again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use kv_core::NodeId;
 use kv_proto::peer::v1::{Frame, Message, peer_client::PeerClient};
@@ -61,7 +68,12 @@ impl Keeper {
     }
 
     /// Keeps the link up until nobody can ask any more.
-    pub(super) async fn keep(self, mut queue: mpsc::Receiver<Outgoing>, up: watch::Sender<bool>) {
+    pub(super) async fn keep(
+        self,
+        mut queue: mpsc::Receiver<Outgoing>,
+        up: watch::Sender<bool>,
+        times_up: Arc<AtomicU64>,
+    ) {
         let (peer, address) = (self.peer, &self.address);
         let mut backoff = BACKOFF_MIN;
         let mut told = String::new();
@@ -71,6 +83,7 @@ impl Keeper {
                     tracing::info!(%peer, address, "link up");
                     backoff = BACKOFF_MIN;
                     told.clear();
+                    times_up.fetch_add(1, Ordering::Relaxed);
                     up.send_replace(true);
                     let waiting = Waiting::default();
                     tokio::select! {

@@ -11,7 +11,14 @@ mod frame;
 pub(crate) mod join;
 mod serve;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -23,7 +30,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) use serve::Server;
 
-use crate::catalog::{Candidate, MembershipError};
+use crate::{
+    LinkFigures,
+    catalog::{Candidate, MembershipError},
+};
 
 /// The version of the protocol between nodes, and the oldest that is still spoken. A node speaks those of the release
 /// before it, so that a cluster can be upgraded node by node.
@@ -107,6 +117,9 @@ struct Link {
     address: String,
     outbox: mpsc::Sender<Outgoing>,
     up: watch::Receiver<bool>,
+    times_up: Arc<AtomicU64>,
+    /// Of the last small request; zero: there was none yet.
+    round_trip_micros: AtomicU64,
     /// Ends the task that keeps it.
     _kept: DropGuard,
 }
@@ -139,9 +152,12 @@ impl Links {
                 let (tell_up, up) = watch::channel(false);
                 let ended = CancellationToken::new();
                 let ends = (self.0.admit.clone(), self.0.expelled.clone());
-                let keeping = dial::Keeper::new(self.0.own, node, address.clone(), ends).keep(queue, tell_up);
+                let times_up = Arc::<AtomicU64>::default();
+                let keeper = dial::Keeper::new(self.0.own, node, address.clone(), ends);
+                let keeping = keeper.keep(queue, tell_up, times_up.clone());
                 tokio::spawn(ended.clone().run_until_cancelled_owned(keeping));
-                Link { address, outbox, up, _kept: ended.drop_guard() }
+                let round_trip_micros = AtomicU64::default();
+                Link { address, outbox, up, times_up, round_trip_micros, _kept: ended.drop_guard() }
             });
         }
     }
@@ -172,6 +188,25 @@ impl Links {
     /// Whether the link to a node is up.
     pub(crate) fn up(&self, node: NodeId) -> bool {
         self.0.links.read().get(&node).is_some_and(|link| *link.up.borrow())
+    }
+
+    /// Takes note of how long a node took to answer a request that is nothing to it.
+    pub(crate) fn took(&self, node: NodeId, time: Duration) {
+        if let Some(link) = self.0.links.read().get(&node) {
+            let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            link.round_trip_micros.store(micros.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Each link in figures.
+    pub(crate) fn figures(&self) -> Vec<LinkFigures> {
+        let figures = |(node, link): (&NodeId, &Link)| LinkFigures {
+            node: *node,
+            up: *link.up.borrow(),
+            times_up: link.times_up.load(Ordering::Relaxed),
+            round_trip_micros: Some(link.round_trip_micros.load(Ordering::Relaxed)).filter(|micros| *micros > 0),
+        };
+        self.0.links.read().iter().map(figures).collect()
     }
 
     /// The nodes that links are kept to.

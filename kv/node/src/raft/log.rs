@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use kv_core::GroupId;
+use kv_core::{GroupId, NodeId};
 use kv_store::RaftLog;
 use openraft::{
     OptionalSend, RaftLogReader,
@@ -20,6 +20,7 @@ use openraft::{
 use tokio::sync::oneshot;
 
 use super::{Entry, LogId, Types, Vote, decode_stored, encode};
+use crate::counts::GroupCounts;
 
 /// Bytes read from the log at a time, to send to a follower or to apply.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -28,16 +29,25 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     group: GroupId,
+    own: NodeId,
     log: RaftLog,
     /// Bytes appended since the node started.
     appended: Arc<AtomicU64>,
     /// Whether this node leads the group, or did a moment ago.
     leads: Arc<AtomicBool>,
+    counts: Arc<GroupCounts>,
 }
 
 impl LogStore {
-    pub(crate) fn new(group: GroupId, log: RaftLog, appended: Arc<AtomicU64>, leads: Arc<AtomicBool>) -> Self {
-        LogStore { group, log, appended, leads }
+    pub(crate) fn new(
+        group: GroupId,
+        own: NodeId,
+        log: RaftLog,
+        appended: Arc<AtomicU64>,
+        leads: Arc<AtomicBool>,
+        counts: Arc<GroupCounts>,
+    ) -> Self {
+        LogStore { group, own, log, appended, leads, counts }
     }
 
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -129,6 +139,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        // A vote for oneself that others have not granted yet: this node stands for election.
+        if !vote.committed && vote.leader_id.voted_for == self.own.get() {
+            self.counts.elections.add(1);
+        }
         let (done, saved) = completion();
         self.log.save_vote(self.group, encode(vote), done).await;
         finished(saved).await

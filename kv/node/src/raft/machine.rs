@@ -2,7 +2,7 @@
 //!
 //! Must hold: a snapshot's log id is on disk before openraft hears of it, since logs up to there may then be purged.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use futures::{Stream, StreamExt};
 use kv_core::{Batch, GroupId, Keyspace, Outcome};
@@ -14,6 +14,7 @@ use openraft::{
 
 use super::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, decode_stored, encode};
 use crate::{
+    counts::Counts,
     group::Quarantine,
     lessor::Lessor,
     observer::{AppliedCommit, Observer},
@@ -31,6 +32,7 @@ pub(crate) struct Machine {
     pub(crate) published: Arc<Published>,
     pub(crate) lessor: Lessor,
     pub(crate) quarantine: Quarantine,
+    pub(crate) counts: Arc<Counts>,
 }
 
 /// A group's whole state: to be sent, or received.
@@ -112,10 +114,13 @@ impl Machine {
                 batch: batch.as_ref(),
             })
             .collect();
+        let began = Instant::now();
         let applied = self.state.apply(self.group, &entries).map_err(|error| {
             self.quarantine.store_failed(&error);
             error
         })?;
+        self.counts.applied_time.took(began.elapsed());
+        self.counts.applied_entries.record(entries.len() as u64);
         self.show_arrivals(batches, &applied, unseen)?;
         let showing = self.published.feeds().showing.read();
         let commits: Vec<_> = applied
@@ -139,6 +144,7 @@ impl Machine {
                 self.published.effects(&commit.effects);
             }
         }
+        self.counts.revisions.add(commits.len() as u64);
         if unseen.is_empty() && !commits.is_empty() {
             self.observer.applied(self.group, &commits);
         } else if !commits.is_empty() {

@@ -1,6 +1,6 @@
 //! openraft's requests to one other node, carried by the link to it.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt};
 use kv_core::{GroupId, NodeId};
@@ -19,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{MemberNode, Snapshot, SnapshotData, Types, Vote, decode, encode};
 use crate::{
+    counts::Counts,
     link::{LinkError, Links},
     snapshot::{self, Pace},
 };
@@ -38,6 +39,7 @@ pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) links: Links,
     pub(crate) pace: Pace,
+    pub(crate) counts: Arc<Counts>,
 }
 
 /// One group's client for one other node.
@@ -46,13 +48,15 @@ pub(crate) struct Client {
     target: NodeId,
     links: Links,
     pace: Pace,
+    counts: Arc<Counts>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _node: &MemberNode) -> Client {
-        Client { group: self.group, target: NodeId::new(target), links: self.links.clone(), pace: self.pace.clone() }
+        let (links, pace, counts) = (self.links.clone(), self.pace.clone(), self.counts.clone());
+        Client { group: self.group, target: NodeId::new(target), links, pace, counts }
     }
 }
 
@@ -152,10 +156,14 @@ impl RaftNetworkV2<Types> for Client {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sending = snapshot::send(&self.links, self.target, self.group, &self.pace, vote, snapshot);
+        let counts = &self.counts.sent;
+        let sending = snapshot::send(&self.links, self.target, self.group, &self.pace, vote, snapshot, counts);
         tokio::select! {
             sent = sending => sent.map_err(|error| StreamingError::from(NetworkError::new(&error))),
-            closed = cancel => Err(closed.into()),
+            closed = cancel => {
+                self.counts.sent.failed.add(1);
+                Err(closed.into())
+            }
         }
     }
 

@@ -41,7 +41,7 @@ use self::{
     tail::{Found, Tail},
     writer::{Order, Queue, Work},
 };
-use crate::{Options, StoreError, error::with_causes, store::Directory};
+use crate::{Buckets, Histogram, Options, StoreError, error::with_causes, store::Directory};
 
 #[cfg(test)]
 pub(crate) use record::fuzz;
@@ -89,6 +89,8 @@ struct Shared {
     cache_bytes: usize,
     /// The first failure.
     poison: OnceLock<String>,
+    /// How long each write with its sync took.
+    writes: Histogram,
     _held: Option<Arc<Directory>>,
 }
 
@@ -173,6 +175,7 @@ impl RaftLog {
             room_bytes,
             cache_bytes: options.log_cache_bytes_per_group,
             poison: OnceLock::new(),
+            writes: Histogram::of_micros(),
             _held: held,
         });
         let writing = shared.clone();
@@ -183,6 +186,11 @@ impl RaftLog {
             source: Arc::new(source),
         })?;
         Ok(RaftLog(Arc::new(Handle { shared, writer: Some(writer) })))
+    }
+
+    /// How long its writes took, each with its sync.
+    pub fn writes(&self) -> Buckets {
+        self.0.shared.writes.buckets()
     }
 
     /// Gives back the memory of what is written. For when nothing more comes.

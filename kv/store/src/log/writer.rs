@@ -9,7 +9,12 @@
 //! is on disk is unknown, and the system may have dropped what it could not write, so a second sync that succeeds would
 //! prove nothing.
 
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use kv_core::GroupId;
@@ -156,7 +161,12 @@ pub(super) fn write_here(shared: &Shared) -> bool {
 fn write(shared: &Shared, segments: &mut Segments, mut load: Load) {
     let result = match shared.poison.get() {
         Some(first) => Err(StoreError::Poisoned { first: first.clone() }),
-        None => segments.write(load.records()),
+        None => {
+            let began = Instant::now();
+            let written = segments.write(load.records());
+            shared.writes.took(began.elapsed());
+            written
+        }
     };
     if let Err(error) = &result {
         shared.poison(error);

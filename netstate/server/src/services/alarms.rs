@@ -13,6 +13,19 @@ use super::{cluster::Picture, status::Report};
 /// Log entries that a replica may be behind before somebody is told.
 const LAG_ENTRIES: u64 = 100_000;
 
+/// The word of every alarm there is.
+pub const ALARMS: &[&str] = &[
+    "node-down",
+    "disk-full",
+    "disk-nearly-full",
+    "replica-behind",
+    "node-draining",
+    "no-leader",
+    "replica-damaged",
+    "too-few-voters",
+    "versions-differ",
+];
+
 /// How a standing is called.
 pub(super) fn standing(standing: Standing) -> &'static str {
     match standing {
@@ -106,8 +119,7 @@ fn groups(picture: &Picture) -> Vec<pb::Alarm> {
     let mut alarms = Vec::new();
     for group in &picture.groups {
         let place = format!("g{}", group.group);
-        let led = picture.reports.values().flat_map(|report| &report.groups);
-        if !led.into_iter().any(|other| other.group == group.group && other.leader.is_some()) {
+        if picture.leader(group.group).is_none() {
             let text = format!("{place} has no leader: its keyspaces take no writes");
             alarms.push(alarm("no-leader", &place, text, "see to it that a majority of its voters is up", true));
         }
@@ -120,4 +132,50 @@ fn groups(picture: &Picture) -> Vec<pb::Alarm> {
         }
     }
     alarms
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use kv_core::NodeId;
+
+    use super::*;
+    use crate::services::status::GroupReport;
+
+    /// Whoever adds an alarm adds its word to [`ALARMS`], and with it a rule and a page for operators.
+    #[test]
+    fn every_alarm_has_its_word_in_the_list() {
+        let source = include_str!("alarms.rs");
+        let source = source.split("#[cfg(test)]").next().unwrap();
+        let given = source.split("alarm(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+        let given: BTreeSet<_> = given.filter_map(|rest| rest.split('"').next()).collect();
+        assert_eq!(given, ALARMS.iter().copied().collect());
+    }
+
+    /// Alarms of group 0 in a picture of these nodes, by what some of them say of who leads it.
+    fn of_leader(nodes: &[u64], said: &[(u64, Option<u64>)]) -> Vec<String> {
+        let record = |node: &u64| {
+            let record = serde_json::json!({"name": format!("n{node}"), "peer": "a:1", "standing": "member"});
+            (NodeId::new(*node), serde_json::from_value(record).unwrap())
+        };
+        let report = |(node, leader): &(u64, Option<u64>)| {
+            let group = GroupReport { leader: leader.map(NodeId::new), ..GroupReport::default() };
+            (NodeId::new(*node), Report { groups: vec![group], ..Report::default() })
+        };
+        let reports: BTreeMap<_, _> = said.iter().map(report).collect();
+        let groups = vec![GroupReport::default()];
+        let picture = Picture::new(nodes.iter().map(record).collect(), reports, groups, None, 3);
+        super::groups(&picture).into_iter().map(|alarm| alarm.what).collect()
+    }
+
+    #[test]
+    fn a_leader_counts_that_says_so_itself_or_was_not_asked() {
+        let none = Vec::<String>::new();
+        assert_eq!(of_leader(&[1, 2, 3], &[(1, Some(2)), (2, Some(2)), (3, None)]), none);
+        assert_eq!(of_leader(&[1], &[(1, Some(2))]), none, "a node that looks at itself only");
+        assert_eq!(of_leader(&[1, 2, 3], &[(1, Some(2)), (3, Some(2))]), ["no-leader"], "it is down");
+        assert_eq!(of_leader(&[1, 2, 3], &[(1, Some(2)), (2, None)]), ["no-leader"], "it has lost its majority");
+        assert_eq!(of_leader(&[1], &[(1, None)]), ["no-leader"]);
+    }
 }

@@ -24,9 +24,38 @@ pub(super) struct Picture {
     pub(super) groups: Vec<GroupReport>,
     pub(super) placement: Option<PlacementReport>,
     pub(super) replicas: usize,
+    /// What all reports together say of each group.
+    known: BTreeMap<u16, Known>,
+}
+
+/// What several reports say of one group.
+#[derive(Default)]
+struct Known {
+    /// With the term that it is said of.
+    leader: Option<(u64, NodeId)>,
+    committed: u64,
 }
 
 impl Picture {
+    pub(super) fn new(
+        nodes: BTreeMap<NodeId, NodeRecord>,
+        reports: BTreeMap<NodeId, Report>,
+        groups: Vec<GroupReport>,
+        placement: Option<PlacementReport>,
+        replicas: usize,
+    ) -> Self {
+        let mut known: BTreeMap<u16, Known> = BTreeMap::new();
+        for (node, report) in &reports {
+            for group in &report.groups {
+                let all = known.entry(group.group).or_default();
+                all.committed = all.committed.max(group.committed);
+                let counts = |leader: &NodeId| leader == node || !nodes.contains_key(leader);
+                all.leader = all.leader.max(group.leader.filter(counts).map(|leader| (group.term, leader)));
+            }
+        }
+        Picture { nodes, reports, groups, placement, replicas, known }
+    }
+
     pub(super) fn name(&self, node: NodeId) -> String {
         self.nodes.get(&node).map_or_else(|| node.to_string(), |record| record.name.clone())
     }
@@ -35,12 +64,17 @@ impl Picture {
         self.placement.as_ref()?.groups.iter().find(|placed| placed.group.get() == group)
     }
 
+    /// Who leads a group: who says so of itself, or, of nodes that were not asked, of whom others say so. What is said of
+    /// one that did not answer doesn't count: followers name their last leader until there is another.
+    pub(super) fn leader(&self, group: u16) -> Option<NodeId> {
+        self.known.get(&group)?.leader.map(|(_, leader)| leader)
+    }
+
     /// Log entries that a node's slowest replica has still to apply.
     pub(super) fn lag(&self, report: &Report) -> u64 {
         let behind = |group: &GroupReport| {
-            let known = self.reports.values().flat_map(|other| &other.groups);
-            let committed = known.filter(|other| other.group == group.group).map(|other| other.committed).max();
-            committed.unwrap_or_default().saturating_sub(group.applied)
+            let committed = self.known.get(&group.group).map_or(0, |known| known.committed);
+            committed.saturating_sub(group.applied)
         };
         report.groups.iter().map(behind).max().unwrap_or_default()
     }
@@ -63,7 +97,7 @@ impl Picture {
             version: report.map_or_else(|| record.version.clone(), |report| report.version.clone()),
             zone: record.zone.clone(),
             standing: alarms::standing(record.standing).into(),
-            leads: self.groups.iter().filter(|group| group.leader == Some(id)).count() as u32,
+            leads: self.groups.iter().filter(|group| self.leader(group.group) == Some(id)).count() as u32,
             votes: count(&|group| group.voters.contains(&id)),
             copies: count(&|group| group.learners.contains_key(&id)),
             lag: report.map(|report| self.lag(report)).unwrap_or_default(),
@@ -80,7 +114,7 @@ impl Picture {
         let placed = self.placed(group.group);
         pb::GroupStatus {
             group: group.group.into(),
-            leader: group.leader.map(|leader| self.name(leader)).unwrap_or_default(),
+            leader: self.leader(group.group).map(|leader| self.name(leader)).unwrap_or_default(),
             term: group.term,
             committed: group.committed,
             applied: group.applied,
@@ -117,7 +151,7 @@ impl Picture {
 }
 
 impl Services {
-    async fn picture(&self) -> Picture {
+    pub(super) async fn picture(&self) -> Picture {
         let answers = self.ask_all_for_bytes(&Call::Status, ASK_PATIENCE).await;
         let parsed = answers.into_iter().filter_map(|(node, answer)| {
             let report: Report = serde_json::from_slice(&answer.ok()?).ok()?;
@@ -127,13 +161,9 @@ impl Services {
         let placement = reports.values_mut().find_map(|report| report.placement.take());
         let catalog = self.node.catalog();
         let nodes = catalog.iter().flat_map(|catalog| catalog.nodes.clone());
-        Picture {
-            nodes: nodes.filter(|(_, record)| record.standing != kv_node::Standing::Removed).collect(),
-            reports,
-            groups: self.own.report().groups,
-            placement,
-            replicas: catalog.map_or(0, |catalog| catalog.replicas()),
-        }
+        let nodes = nodes.filter(|(_, record)| record.standing != kv_node::Standing::Removed).collect();
+        let replicas = catalog.map_or(0, |catalog| catalog.replicas());
+        Picture::new(nodes, reports, self.own.report().groups, placement, replicas)
     }
 }
 

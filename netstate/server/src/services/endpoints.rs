@@ -86,7 +86,7 @@ impl Services {
         let count = items.len() as u64;
         match self.try_execute(Command::Network(id, NetworkCommand::Attach(items)), origin).await {
             Ok(done) => {
-                metrics::counter!(crate::metrics::ATTACHED).increment(count);
+                self.counts.attached(count);
                 let directory = self.view.directory().state;
                 let endpoints = attached(&done).map(|endpoint| wire::endpoint_to_proto(endpoint, &directory)).collect();
                 let position = Some(wire::position(Home::Network(id), done.revision));

@@ -10,7 +10,10 @@ mod hosts;
 mod moves;
 mod networks;
 mod queries;
+mod scrape;
 pub(crate) mod status;
+
+pub use alarms::ALARMS;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -24,6 +27,7 @@ use crate::{
     execute::{Asked, Command, Done, Executor},
     forward::{self, Call},
     keyspaces::Home,
+    metrics::Counts,
     view::{DirectoryAt, NetworkAt, View},
     watch::Hub,
     wire,
@@ -41,6 +45,8 @@ pub(crate) struct Services {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) own: Arc<status::Own>,
+    pub(crate) etcd: kv_etcd::Services,
+    pub(crate) counts: Arc<Counts>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -54,7 +60,7 @@ impl Services {
         let began = tokio::time::Instant::now();
         let (actor, reason) = (origin.actor.clone(), origin.reason.clone());
         let done = self.executor.execute(Asked { command, actor, reason, request: origin.request }).await;
-        metrics::histogram!(crate::metrics::COMMAND_SECONDS).record(began.elapsed().as_secs_f64());
+        self.counts.commands.took(began.elapsed());
         done
     }
 

@@ -1,6 +1,6 @@
 //! How this node is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use kv_core::NodeId;
@@ -53,11 +53,18 @@ pub(crate) struct Own {
     node: Node,
     view: Arc<View>,
     hub: Arc<Hub>,
+    /// When this node started.
+    started: SystemTime,
 }
 
 impl Own {
     pub(crate) fn new(node: Node, view: Arc<View>, hub: Arc<Hub>) -> Self {
-        Own { node, view, hub }
+        Own { node, view, hub, started: SystemTime::now() }
+    }
+
+    /// When this node started, in seconds since 1970.
+    pub(crate) fn started(&self) -> f64 {
+        self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
     }
 
     /// How this node is now.

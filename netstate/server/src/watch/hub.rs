@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use kv_core::Revision;
@@ -111,6 +111,8 @@ struct Streams {
 pub(crate) struct Hub {
     streams: Mutex<Streams>,
     pub(super) encoded: Encoded,
+    /// Frames sent since the start.
+    pub(crate) frames: AtomicU64,
 }
 
 impl Hub {
