@@ -251,6 +251,19 @@ mod tests {
         assert_eq!(told(&[], &[], ""), expected);
     }
 
+    /// The file that is shipped for operators to fill in.
+    #[test]
+    fn the_example_file_is_read() {
+        let file = include_str!("../../../deploy/systemd/server.toml");
+        let expected = "n1 /var/lib/netstate client 10.0.0.11:2379 peer 10.0.0.11:2380 http 10.0.0.11:2381 of \
+                        n1=10.0.0.11:2380,n2=10.0.0.12:2380,n3=10.0.0.13:2380 groups 16";
+        assert_eq!(told(&[], &[], file), expected);
+        // And so is all that is commented out in it, except for the one that has no place beside initial-cluster.
+        let all = file.lines().map(|line| line.strip_prefix('#').filter(|rest| rest.contains(" = ")).unwrap_or(line));
+        let all: Vec<_> = all.filter(|line| !line.starts_with("join")).collect();
+        assert_eq!(told(&[], &[], &all.join("\n")), expected);
+    }
+
     #[test]
     fn flags_go_before_variables_before_the_file() {
         let file = "name = \"file\"\ndata-dir = \"/file\"\ngroups = 4\ninitial-cluster = [\"flag=a:1\", \"b=b:1\"]\n";
