@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use kv_core::{InstanceId, NodeId};
-use kv_store::{Identity, Membership, OpenError};
+use kv_store::{Identity, Membership, Mismatch, OpenError};
 use rand::RngExt;
 use tokio::time::Instant;
 
@@ -103,7 +103,8 @@ async fn known(
     } else {
         let own = MemberInfo { id: identity.node, name: config.name.clone(), peer: config.peer_address() };
         let peer = |(id, name, peer)| MemberInfo { id, name, peer };
-        let mut members: Vec<_> = membership.peers.into_iter().map(peer).chain([own]).collect();
+        let others = membership.peers.into_iter().map(peer).filter(|member: &MemberInfo| member.id != own.id);
+        let mut members: Vec<_> = others.chain([own.clone()]).collect();
         members.sort_by_key(|member| member.id);
         members
     };
@@ -136,13 +137,10 @@ async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, Start
 /// Whether what the directory holds is what the node was started for.
 pub(crate) fn check(config: &Config, origin: &Origin, catalog: Option<&Catalog>) -> Result<(), StartError> {
     let Some(catalog) = catalog else {
-        if origin.founder && !origin.empty {
-            // It has not got as far as the catalog: only the configuration tells.
-            let wanted = Identity { cluster: config.cluster(), node: config.own_id(), groups: config.groups };
-            let mismatches = wanted.mismatches(&origin.identity);
-            if !mismatches.is_empty() {
-                return Err(OpenError::Identity { dir: config.data_dir.clone(), mismatches }.into());
-            }
+        if origin.founder && !origin.empty && config.own_id() != origin.identity.node {
+            // It has not got as far as the catalog: only the configuration tells. Of a restored cluster the id is its own.
+            let mismatches = vec![Mismatch::Node { found: origin.identity.node, expected: config.own_id() }];
+            return Err(OpenError::Identity { dir: config.data_dir.clone(), mismatches }.into());
         }
         return Ok(());
     };

@@ -14,6 +14,7 @@
 //!
 //! Left to others: what the keys mean; who may ask.
 
+mod alone;
 mod backup;
 mod barrier;
 mod catalog;
@@ -47,6 +48,7 @@ mod requests;
 mod snapshot;
 mod watch;
 
+pub use alone::{AloneError, Extent, go_on_alone, positions};
 pub use backup::{BackupRun, RestoreError, RestoreOrder, RestoredNode, restore, verify_backup};
 pub use catalog::{Catalog, MembershipError, NodeRecord, PLACEMENT, REPLICAS_DEFAULT, REPLICAS_MAX, Standing};
 pub use clock::{Clock, SystemClock};

@@ -150,6 +150,11 @@ impl Store {
         received.stage_in(&self.directory.path.join(SNAPSHOTS))
     }
 
+    /// Makes the directory that of another cluster's node.
+    pub fn belong_to(&self, identity: &Identity) -> Result<(), OpenError> {
+        identity.write(&self.directory.path)
+    }
+
     /// The raft log of all groups.
     pub fn log(&self) -> &RaftLog {
         &self.log

@@ -2,6 +2,7 @@
 
 mod moves;
 mod nodes;
+mod recover;
 mod repair;
 mod status;
 
@@ -19,6 +20,7 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Move(moves::Args),
     Moves(moves::List),
+    Recover(recover::Args),
     #[command(subcommand)]
     Snapshot(snapshot::Command),
 }
@@ -34,6 +36,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Replicas(args) => nodes::replicas(&args, session).await,
         Command::Move(args) => moves::run(&args, session).await,
         Command::Moves(args) => moves::list(&args, session).await,
+        Command::Recover(args) => recover::run(&args, session.console).await,
         Command::Snapshot(command) => snapshot::run(command, session).await,
     }
 }
