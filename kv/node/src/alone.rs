@@ -16,7 +16,10 @@ use std::{collections::BTreeMap, path::Path};
 use bytes::Bytes;
 use kv_core::{ClusterId, GroupId, InstanceId, NodeId};
 use kv_store::{Identity, Membership as Directory, OpenError, Store, StoreError};
-use openraft::{EntryPayload, vote::{RaftLeaderId, RaftVote}};
+use openraft::{
+    EntryPayload,
+    vote::{RaftLeaderId, RaftVote},
+};
 use rand::RngExt;
 
 use crate::raft::{Entry, LogId, MemberNode, Membership, Vote, decode_stored, encode};
@@ -105,9 +108,7 @@ async fn rule_alone(store: &Store, group: GroupId, own: NodeId, name: &str, peer
 }
 
 /// Returns once something is on disk.
-async fn written<'a>(
-    write: impl FnOnce(kv_store::Done) -> futures::future::BoxFuture<'a, ()>,
-) -> std::io::Result<()> {
+async fn written<'a>(write: impl FnOnce(kv_store::Done) -> futures::future::BoxFuture<'a, ()>) -> std::io::Result<()> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let done = Box::new(move |result: Result<(), StoreError>| drop(tell.send(result)));
     write(done).await;

@@ -6,6 +6,9 @@
 //! empty, founder ─► MEMBERSHIP ──────────────────────────┴─► store opened, IDENTITY written last
 //! ```
 //!
+//! Who the members are is noted in MEMBERSHIP whenever it changes: the catalog may lie in the log, not applied yet, when a
+//! node starts.
+//!
 //! Must hold: an instance is on disk before anybody hears of it, so that a node that was interrupted while it joined is
 //! recognised and gets the same id.
 
@@ -98,16 +101,16 @@ async fn known(
         }
     }
     let founder = membership.peers.is_empty();
-    let members = if founder {
-        config.members()
+    let peer = |(id, name, peer)| MemberInfo { id, name, peer };
+    let mut members: Vec<_> = membership.peers.into_iter().map(peer).collect();
+    if founder {
+        members = config.members();
+    } else if let Some(own) = members.iter().find(|member| member.id == identity.node) {
+        check_name(config, &own.name)?;
     } else {
-        let own = MemberInfo { id: identity.node, name: config.name.clone(), peer: config.peer_address() };
-        let peer = |(id, name, peer)| MemberInfo { id, name, peer };
-        let others = membership.peers.into_iter().map(peer).filter(|member: &MemberInfo| member.id != own.id);
-        let mut members: Vec<_> = others.chain([own.clone()]).collect();
+        members.push(MemberInfo { id: identity.node, name: config.name.clone(), peer: config.peer_address() });
         members.sort_by_key(|member| member.id);
-        members
-    };
+    }
     Ok(Origin { identity, instance: membership.instance, members, founder, empty: false })
 }
 
@@ -151,16 +154,7 @@ pub(crate) fn check(config: &Config, origin: &Origin, catalog: Option<&Catalog>)
             let reason = catalog.admits(own, None).err().unwrap_or_default();
             return Err(StartError::NotMember { reason });
         }
-        Some(record) if record.name != config.name => {
-            let reason = format!(
-                "{} is the data directory of node {:?}, and this one is named {:?}; correct --name or --data-dir",
-                dir(),
-                record.name,
-                config.name
-            );
-            return Err(StartError::NotMember { reason });
-        }
-        Some(_) => {}
+        Some(record) => check_name(config, &record.name)?,
         None => {
             let reason = format!("{} belongs to {own}, which its own cluster does not know", dir());
             return Err(StartError::NotMember { reason });
@@ -179,6 +173,19 @@ pub(crate) fn check(config: &Config, origin: &Origin, catalog: Option<&Catalog>)
         return Err(StartError::NotMember { reason });
     }
     Ok(())
+}
+
+/// Whether the directory is that of the node that was started.
+fn check_name(config: &Config, found: &str) -> Result<(), StartError> {
+    if found == config.name {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is the data directory of node {found:?}, and this one is named {:?}; correct --name or --data-dir",
+        config.data_dir.display(),
+        config.name
+    );
+    Err(StartError::NotMember { reason })
 }
 
 /// Ids of the nodes that a link is kept to, and their addresses.

@@ -198,7 +198,7 @@ pub(crate) async fn run(node: Node) {
     let inner = node.0.clone();
     let mut up_since: HashMap<NodeId, Instant> = HashMap::new();
     let mut joint: BTreeSet<GroupId> = BTreeSet::new();
-    let mut pause = inner.timing.housekeeping;
+    let mut pause = BUSY_PAUSE.min(inner.timing.housekeeping);
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -216,6 +216,8 @@ pub(crate) async fn run(node: Node) {
             if let Err(error) = found(&node).await {
                 tracing::debug!(%error, "the catalog is not there yet");
             }
+            // Until it is, a node that lost its disk could come back unnoticed.
+            pause = BUSY_PAUSE.min(inner.timing.housekeeping);
             continue;
         };
         if round(&node, &catalog, &up_since).await {

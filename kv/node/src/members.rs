@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use kv_core::NodeId;
+use kv_store::Membership;
 
 use crate::{
     Node,
@@ -77,7 +78,11 @@ impl Node {
 pub(crate) async fn follow(inner: Arc<Inner>) {
     let mut changes = inner.catalog.changes();
     loop {
-        inner.links.set(crate::founding::addresses(&inner.catalog.members()));
+        let members = inner.catalog.members();
+        inner.links.set(crate::founding::addresses(&members));
+        if inner.catalog.get().is_some() {
+            note(&inner, &members).await;
+        }
         if let Some(catalog) = inner.catalog.get()
             && let Err(reason) = catalog.admits(inner.id, Some(inner.instance))
         {
@@ -87,6 +92,22 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
             changed = changes.changed() => if changed.is_err() { return },
             () = inner.stop.cancelled() => return,
         }
+    }
+}
+
+/// Notes beside the data who the members are.
+async fn note(inner: &Arc<Inner>, members: &[MemberInfo]) {
+    let peers = members.iter().map(|member| (member.id, member.name.clone(), member.peer.clone())).collect();
+    let (membership, dir) = (Membership { instance: inner.instance, peers }, inner.data_dir.clone());
+    let noting = tokio::task::spawn_blocking(move || match Membership::read(&dir)? {
+        Some(known) if known == membership => Ok(()),
+        _ => membership.write(&dir),
+    });
+    match noting.await {
+        Ok(Ok(())) => {}
+        // It is only needed where the catalog is not there: the next start then goes by what was noted before.
+        Ok(Err(error)) => tracing::warn!(%error, "who the members are was not noted"),
+        Err(error) => inner.failure.report(&error.to_string()),
     }
 }
 

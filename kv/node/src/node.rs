@@ -1,6 +1,6 @@
 //! The node: what the layer above holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kv_core::{
@@ -131,6 +131,7 @@ pub(crate) struct Inner {
     pub(crate) cluster: ClusterId,
     /// Its data directory.
     pub(crate) instance: InstanceId,
+    pub(crate) data_dir: PathBuf,
     pub(crate) catalog: CatalogWatch,
     pub(crate) governing: Governing,
     pub(crate) store: Store,
@@ -258,6 +259,7 @@ impl Node {
             name: config.name.clone(),
             cluster,
             instance: origin.instance,
+            data_dir: config.data_dir.clone(),
             catalog,
             governing: Governing::default(),
             store,

@@ -102,6 +102,7 @@ impl Picture {
             copies: count(&|group| group.learners.contains_key(&id)),
             lag: report.map(|report| self.lag(report)).unwrap_or_default(),
             disk_free_bytes: known.disk_free_bytes,
+            instance: record.instance.clone(),
         }
     }
 

@@ -46,6 +46,7 @@ fn status_json(status: &pb::ClusterStatusResponse) -> Value {
             "copies": node.copies,
             "lag": node.lag,
             "disk_free_bytes": node.disk_free_bytes,
+            "instance": node.instance,
         })
     };
     let group = |group: &pb::GroupStatus| {

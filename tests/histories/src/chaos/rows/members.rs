@@ -90,6 +90,7 @@ async fn replace(stage: &mut Stage) -> Result<()> {
     let mut scene = stage.open(vec![Home::default(); MEMBERS]).await?;
     stage
         .with(&mut scene, async |stage, scene| {
+            known(scene).await?;
             for _ in 0..stage.pick(1, 3) {
                 let victim = *scene.members().choose(&mut stage.rng).context("there are members")?;
                 stage.fault("member loses its disk", &name(victim));
@@ -157,6 +158,21 @@ async fn joined(scene: &mut Scene, member: usize, through: usize) -> Result<()> 
     scene.cluster.command_at(through, &join).await?;
     scene.answers(member).await?;
     Ok(())
+}
+
+/// Waits until the cluster knows each member by its data directory.
+async fn known(scene: &Scene) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = scene.cluster.command_at(0, &["cluster", "status", "-o", "json"]).await;
+        match status {
+            Ok(status) if status.contains("\"instance\": \"") && !status.contains("\"instance\": \"\"") => {
+                return Ok(());
+            }
+            seen => ensure!(Instant::now() < deadline, "not all members are known: {seen:?}"),
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Waits until nothing is moved any more, as one member sees it, and all is well.
