@@ -31,6 +31,7 @@ use crate::{
     publish::{Feeds, Published, applied_index},
     raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
     snapshot::Pace,
+    trace::Traced,
 };
 
 /// A leader that no majority has answered for so many of its leases is none any more for those who ask how the group is.
@@ -204,6 +205,7 @@ impl Group {
         let published = Arc::new(Published::new(&state, id, applied, shared.feeds.clone()));
         let appended = Arc::new(AtomicU64::new(0));
         let lessor = Lessor::new(id, state.clone());
+        let traced = Traced::default();
         let machine = Machine {
             group: id,
             state: state.clone(),
@@ -212,11 +214,12 @@ impl Group {
             lessor: lessor.clone(),
             quarantine: quarantine.clone(),
             counts: shared.counts.clone(),
+            traced: traced.clone(),
         };
         let leads = Arc::new(AtomicBool::new(true));
         let counts = Arc::new(GroupCounts::default());
         let log = shared.store.log().clone();
-        let log = LogStore::new(id, shared.own, log, appended.clone(), leads.clone(), counts.clone());
+        let log = LogStore::new(id, shared.own, log, appended.clone(), leads.clone(), counts.clone(), traced.clone());
         let network = Network {
             group: id,
             links: shared.links.clone(),
@@ -243,6 +246,7 @@ impl Group {
             leadership.clone(),
             shared.disk.clone(),
             shared.counts.clone(),
+            traced,
         );
         let barrier = Barrier::start(
             id,

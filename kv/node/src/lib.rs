@@ -46,6 +46,7 @@ mod raft;
 mod repair;
 mod requests;
 mod snapshot;
+mod trace;
 mod watch;
 
 pub use alone::{AloneError, Extent, go_on_alone, positions};
@@ -70,4 +71,5 @@ pub use moves::{MoveError, MoveStage, MoveStatus};
 pub use node::{Consistency, GroupStatus, Node, Pages, Position, Verified};
 pub use observer::{AppliedCommit, CallHandler, Observer, Visit};
 pub use repair::RepairError;
+pub use trace::TARGET as TRACE_TARGET;
 pub use watch::{History, Watch};

@@ -12,6 +12,7 @@ use kv_store::{Identity, OpenError, Store, StoreError, Usage, VerifyError};
 use openraft::async_runtime::WatchReceiver;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     catalog::{self, Catalog, CatalogWatch},
@@ -33,6 +34,7 @@ use crate::{
     raft,
     repair::Outgoing,
     snapshot::{Incoming, Pace},
+    trace::TARGET as TRACE_TARGET,
     watch::{History, Watch},
 };
 
@@ -338,6 +340,11 @@ impl Node {
     ///
     /// One that was worked out against a state that did not come to be is worked out again, unless it names its base.
     pub async fn transact(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Answered>, CommitError> {
+        let span = tracing::debug_span!(target: TRACE_TARGET, "transact", %keyspace, txns = txns.len());
+        self.carry_out(keyspace, txns).instrument(span).await
+    }
+
+    async fn carry_out(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Result<Vec<Answered>, CommitError> {
         let deadline = tokio::time::Instant::now() + self.0.timing.commit_timeout;
         let mut answers = vec![None; txns.len()];
         let mut hint = None;

@@ -20,6 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
 };
+use tracing::{Instrument as _, Span};
 
 use crate::{
     clock::Clock,
@@ -30,6 +31,7 @@ use crate::{
     group::Leadership,
     overlay::Overlay,
     raft::{Applied, Proposal, Raft, Types, encode},
+    trace::{TARGET, Traced},
 };
 
 /// Requests that wait for one group. More are refused, to be tried again in a moment.
@@ -50,6 +52,7 @@ struct Job {
     keyspace: Keyspace,
     txns: Vec<Txn>,
     answer: oneshot::Sender<Answer>,
+    span: Span,
 }
 
 /// Hands transactions to a group's proposer.
@@ -64,6 +67,7 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     /// Starts the task.
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own, named where it is passed")]
     pub(crate) fn start(
         group: GroupId,
         raft: Raft,
@@ -72,6 +76,7 @@ impl Proposer {
         leadership: Leadership,
         disk: Disk,
         counts: Arc<Counts>,
+        traced: Traced,
     ) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE_REQUESTS);
         let task = Task {
@@ -82,6 +87,7 @@ impl Proposer {
             leadership: leadership.clone(),
             disk,
             counts: counts.clone(),
+            traced,
             overlay: Overlay::default(),
             term: None,
             in_flight: FuturesUnordered::new(),
@@ -92,16 +98,17 @@ impl Proposer {
 
     /// Transactions on one keyspace, if this node leads its group. Answers when they are applied.
     pub(crate) async fn propose(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
-        let answer = self.ask(keyspace, txns).await;
+        let span = tracing::debug_span!(target: TARGET, "propose", group = %self.group);
+        let answer = self.ask(keyspace, txns, span.clone()).instrument(span).await;
         self.counts.proposed(&answer);
         answer
     }
 
-    async fn ask(&self, keyspace: &Keyspace, txns: Vec<Txn>) -> Answer {
+    async fn ask(&self, keyspace: &Keyspace, txns: Vec<Txn>, span: Span) -> Answer {
         check(&txns)?;
         let group = self.group;
         let (answer, answered) = oneshot::channel();
-        let job = Job { keyspace: keyspace.clone(), txns, answer };
+        let job = Job { keyspace: keyspace.clone(), txns, answer, span };
         match self.queue.try_send(job) {
             Ok(()) => answered.await.unwrap_or(Err(CommitError::Unknown { group })),
             Err(mpsc::error::TrySendError::Full(_)) => Err(CommitError::Overloaded { group, limit: QUEUE_REQUESTS }),
@@ -192,6 +199,7 @@ impl Planned {
 struct Planning {
     answer: oneshot::Sender<Answer>,
     slots: Vec<Planned>,
+    span: Span,
 }
 
 /// A log entry that has been handed to openraft.
@@ -219,6 +227,7 @@ struct Task {
     leadership: Leadership,
     disk: Disk,
     counts: Arc<Counts>,
+    traced: Traced,
     overlay: Overlay,
     /// The term that the overlay is of.
     term: Option<u64>,
@@ -258,7 +267,7 @@ impl Task {
             match self.plan(&job.keyspace, job.txns, &mut commits) {
                 Ok((slots, size)) => {
                     bytes += size;
-                    waiting.push(Planning { answer: job.answer, slots });
+                    waiting.push(Planning { answer: job.answer, slots, span: job.span });
                 }
                 Err(error) => tell(job.answer, Err(error)),
             }
@@ -431,6 +440,7 @@ impl Task {
         }
         let batch = Batch { commits };
         let proposal = Proposal(encode(&batch));
+        let on_its_way = self.traced.sent(&proposal.0, waiting.iter().map(|planning| &planning.span));
         let commits = batch.commits;
         let (responder, answered) = ProgressResponder::<Types, _>::complete_only();
         let (group, counts, began) = (self.group, self.counts.clone(), Instant::now());
@@ -451,6 +461,7 @@ impl Task {
                 }
                 Ok(Err(_)) | Err(_) => Err(CommitError::Unknown { group }),
             };
+            drop(on_its_way);
             Sent { term, commits, waiting, result }
         }));
     }

@@ -15,6 +15,8 @@ mod failure;
 mod human;
 mod json;
 mod moment;
+#[cfg(feature = "otel")]
+mod otel;
 mod session;
 mod settings;
 mod values;

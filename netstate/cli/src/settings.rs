@@ -32,9 +32,11 @@ pub(crate) const ETCD_LISTEN: &str = "etcd-listen";
 pub(crate) const ETCD_QUOTA: &str = "etcd-quota";
 pub(crate) const ETCD_AUTO_COMPACTION: &str = "etcd-auto-compaction";
 pub(crate) const ETCD_AUTH_TOKEN: &str = "etcd-auth-token";
+pub(crate) const OTEL_ENDPOINT: &str = "otel-endpoint";
+pub(crate) const OTEL_SAMPLE: &str = "otel-sample";
 
 /// Every setting with what it is unless it is given. None: derived from the others.
-const SETTINGS: [(&str, Option<&str>); 15] = [
+const SETTINGS: [(&str, Option<&str>); 17] = [
     (NAME, Some("n1")),
     (DATA_DIR, Some("./netstate-data")),
     (LISTEN_CLIENT, Some("127.0.0.1:2379")),
@@ -50,7 +52,18 @@ const SETTINGS: [(&str, Option<&str>); 15] = [
     (ETCD_QUOTA, None),
     (ETCD_AUTO_COMPACTION, Some("off")),
     (ETCD_AUTH_TOKEN, Some("simple")),
+    (OTEL_ENDPOINT, None),
+    (OTEL_SAMPLE, Some("0.01")),
 ];
+
+/// Where spans of requests go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Collector {
+    /// Its URL.
+    pub(crate) endpoint: String,
+    /// The share of requests of which spans are sent, unless their clients say.
+    pub(crate) sample: f64,
+}
 
 /// Everything that is wrong with a configuration.
 #[derive(Debug)]
@@ -61,12 +74,13 @@ pub(crate) fn read(
     flags: &[(&'static str, String)],
     variable: &dyn Fn(&str) -> Option<String>,
     file: Option<(&Path, io::Result<String>)>,
-) -> Result<ServerConfig, Mistakes> {
+) -> Result<(ServerConfig, Option<Collector>), Mistakes> {
     let mut mistakes = Vec::new();
     let settings = Settings::gather(flags, variable, file, &mut mistakes);
     let config = check(&settings, &mut mistakes);
+    let collector = collector(&settings, &mut mistakes);
     match config {
-        Some(config) if mistakes.is_empty() => Ok(config),
+        Some(config) if mistakes.is_empty() => Ok((config, collector)),
         _ => Err(Mistakes(mistakes)),
     }
 }
@@ -150,7 +164,33 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
         };
         mistakes.push(format!("{}: {mistake}", settings.source(key)));
     }
-    Some(ServerConfig { node, listen_client: listen_client?, listen_http: listen_http?, etcd, listen_etcd })
+    Some(ServerConfig {
+        node,
+        listen_client: listen_client?,
+        listen_http: listen_http?,
+        etcd,
+        listen_etcd,
+        trace: None,
+    })
+}
+
+fn collector(settings: &Settings, mistakes: &mut Vec<String>) -> Option<Collector> {
+    let endpoint = settings.value(OTEL_ENDPOINT)?;
+    if !cfg!(feature = "otel") {
+        let source = settings.source(OTEL_ENDPOINT);
+        mistakes.push(format!("{source}: this program was built without OpenTelemetry; build it with --features otel"));
+    }
+    if !endpoint.starts_with("http://") {
+        let (source, given) = (settings.source(OTEL_ENDPOINT), shown(endpoint));
+        mistakes.push(format!("{source}: {given:?} is no collector; write http://HOST:4317"));
+    }
+    let sample = settings.value(OTEL_SAMPLE)?;
+    let parsed = sample.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    if parsed.is_none() {
+        let source = settings.source(OTEL_SAMPLE);
+        mistakes.push(format!("{source}: {:?} is no share; write a number from 0 to 1, such as 0.01", shown(sample)));
+    }
+    Some(Collector { endpoint: endpoint.to_owned(), sample: parsed? })
 }
 
 fn address(settings: &Settings, key: &'static str, mistakes: &mut Vec<String>) -> Option<SocketAddr> {
@@ -226,7 +266,7 @@ mod tests {
         let variable =
             |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
         match read(&flags, &variable, Some((Path::new("s.toml"), Ok(file.to_owned())))) {
-            Ok(config) => {
+            Ok((config, _)) => {
                 let members: Vec<_> =
                     config.node.initial_cluster.iter().map(|m| format!("{}={}", m.name, m.peer)).collect();
                 format!(
@@ -283,7 +323,7 @@ mod tests {
             file,
         );
         let expected = "the configuration has 8 mistakes:
-  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, join, advertise-peer, zone, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token
+  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, join, advertise-peer, zone, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token, otel-endpoint, otel-sample
   s.toml, listen-http: has to be a text in quotes
   s.toml, listen-client: \"nowhere\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
   variable NETSTATE_LISTEN_PEER: \"127.0.0.1\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
@@ -300,6 +340,16 @@ mod tests {
         for part in ["3 mistakes", "s.toml: ", "--listen-peer: the same as listen-client", "\"n1\" is no node"] {
             assert!(found.contains(part), "{part:?} is not told in: {found}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_tracing_is_checked() {
+        let found = told(&[(OTEL_ENDPOINT, "collector:4317"), (OTEL_SAMPLE, "2")], &[], "");
+        for part in ["--otel-endpoint: \"collector:4317\" is no collector", "--otel-sample: \"2\" is no share"] {
+            assert!(found.contains(part), "{part:?} is not told in: {found}");
+        }
+        let good = told(&[(OTEL_ENDPOINT, "http://collector:4317"), (OTEL_SAMPLE, "1")], &[], "");
+        assert_eq!(good.contains("built without OpenTelemetry"), !cfg!(feature = "otel"), "{good}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ mod view;
 mod watch;
 mod wire;
 
+pub use hyper::HeaderMap;
 pub use metrics::{Kind, METRICS, Metric};
+pub use port::Adopt;
 pub use server::{Server, ServerConfig, StartError};
 pub use services::ALARMS;

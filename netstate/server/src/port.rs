@@ -9,12 +9,13 @@ use futures::{
     FutureExt,
     future::{Either, Map},
 };
-use hyper::{Request, Response, body::Incoming, service::Service};
+use hyper::{HeaderMap, Request, Response, body::Incoming, service::Service};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use kv_etcd::{Express, Served};
+use kv_node::TRACE_TARGET;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -22,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
+use tracing::{Instrument as _, Span, instrument::Instrumented};
 
 use crate::gather::Gathering;
 
@@ -44,7 +46,12 @@ pub(crate) struct Port {
     pub(crate) express: Express,
     /// Everything else.
     pub(crate) router: Router,
+    /// Who traces requests, if somebody does.
+    pub(crate) trace: Option<Adopt>,
 }
+
+/// Gives a request's span what its client sent along of its own trace.
+pub type Adopt = fn(&HeaderMap, &Span);
 
 type Routed = Map<axum::routing::future::RouteFuture<Infallible>, fn(RouterAnswer) -> Answer>;
 type RouterAnswer = Result<axum::response::Response, Infallible>;
@@ -53,9 +60,19 @@ type Answer = Result<Response<Body>, Infallible>;
 impl Service<Request<Incoming>> for Port {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Served, Routed>;
+    type Future = Either<Either<Served, Routed>, Instrumented<Either<Served, Routed>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let Some(adopt) = self.trace else { return Either::Left(self.route(request)) };
+        let path = request.uri().path();
+        let span = tracing::debug_span!(target: TRACE_TARGET, "request", otel.name = path, otel.kind = "server");
+        adopt(request.headers(), &span);
+        Either::Right(self.route(request).instrument(span))
+    }
+}
+
+impl Port {
+    fn route(&self, request: Request<Incoming>) -> Either<Served, Routed> {
         match self.express.serve(request) {
             Ok(served) => Either::Left(served),
             Err(request) => {

@@ -18,7 +18,7 @@ use crate::{
     forward::{Answers, Parts},
     http,
     metrics::Counts,
-    port::Port,
+    port::{Adopt, Port},
     reconcile,
     services::{Services, backups::Backups, status::Own},
     view::View,
@@ -44,6 +44,8 @@ pub struct ServerConfig {
     pub etcd: kv_etcd::Config,
     /// Further ports for that API, each for requests to a keyspace of its own.
     pub listen_etcd: Vec<(SocketAddr, Keyspace)>,
+    /// Has spans made of clients' requests, for who listens to [`kv_node::TRACE_TARGET`].
+    pub trace: Option<Adopt>,
 }
 
 /// Why a server did not start.
@@ -122,11 +124,12 @@ impl Server {
             let etcd = etcd.for_keyspace(keyspace);
             let routes = etcd.add_to(base().await?);
             let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
-            tokio::spawn(Port { express: etcd.express(), router }.serve(listener, stop.clone()));
+            let port = Port { express: etcd.express(), router, trace: config.trace };
+            tokio::spawn(port.serve(listener, stop.clone()));
         }
         let routes = own_api(etcd.add_to(base().await?), &services);
         let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
-        let port = Port { express: etcd.express(), router };
+        let port = Port { express: etcd.express(), router, trace: config.trace };
         let serving = tokio::spawn(port.serve(client_listener, stop.clone()));
         Ok(Server { node, stop, client, http, serving })
     }

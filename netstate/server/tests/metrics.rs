@@ -141,6 +141,7 @@ impl Cluster {
                 listen_http: at(0),
                 etcd: kv_etcd::Config::new(kv_core::Keyspace::new("default").unwrap()),
                 listen_etcd: Vec::new(),
+                trace: None,
             };
             servers.push(Server::start(config).await.unwrap());
         }

@@ -52,6 +52,7 @@ impl Cluster {
             listen_http: at(0),
             etcd: kv_etcd::Config::new(kv_core::Keyspace::new("default").unwrap()),
             listen_etcd: Vec::new(),
+            trace: None,
         };
         let mut servers = Vec::new();
         for n in 1..=size {

@@ -14,13 +14,13 @@ use futures::{Stream, StreamExt, stream};
 use kv_core::{GroupId, NodeId};
 use kv_store::RaftLog;
 use openraft::{
-    OptionalSend, RaftLogReader,
+    EntryPayload, OptionalSend, RaftLogReader,
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use tokio::sync::oneshot;
 
 use super::{Entry, LogId, Types, Vote, decode_stored, encode};
-use crate::counts::GroupCounts;
+use crate::{counts::GroupCounts, trace::Traced};
 
 /// Bytes read from the log at a time, to send to a follower or to apply.
 const READ_BYTES: usize = 4 * 1024 * 1024;
@@ -36,6 +36,7 @@ pub(crate) struct LogStore {
     /// Whether this node leads the group, or did a moment ago.
     leads: Arc<AtomicBool>,
     counts: Arc<GroupCounts>,
+    traced: Traced,
 }
 
 impl LogStore {
@@ -46,8 +47,9 @@ impl LogStore {
         appended: Arc<AtomicU64>,
         leads: Arc<AtomicBool>,
         counts: Arc<GroupCounts>,
+        traced: Traced,
     ) -> Self {
-        LogStore { group, own, log, appended, leads, counts }
+        LogStore { group, own, log, appended, leads, counts, traced }
     }
 
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -164,10 +166,18 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let encoded: Vec<_> = entries.into_iter().map(|entry| (entry.log_id.index, encode(&entry))).collect();
+        let mut spans = Vec::new();
+        let encoded = entries.into_iter().map(|entry| {
+            if let EntryPayload::Normal(proposal) = &entry.payload {
+                spans.extend(self.traced.appending(&proposal.0, entry.log_id.index));
+            }
+            (entry.log_id.index, encode(&entry))
+        });
+        let encoded: Vec<_> = encoded.collect();
         let bytes: usize = encoded.iter().map(|(_, bytes)| bytes.len()).sum();
         self.appended.fetch_add(bytes as u64, Ordering::Relaxed);
         let done = Box::new(move |result: Result<(), kv_store::StoreError>| {
+            drop(spans);
             callback.io_completed(result.map_err(io::Error::from));
         });
         // A leader has its followers to see to meanwhile; a follower can only wait.

@@ -19,6 +19,7 @@ use crate::{
     lessor::Lessor,
     observer::{AppliedCommit, Observer},
     publish::Published,
+    trace::Traced,
 };
 
 /// Entries applied in one write.
@@ -33,6 +34,7 @@ pub(crate) struct Machine {
     pub(crate) lessor: Lessor,
     pub(crate) quarantine: Quarantine,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) traced: Traced,
 }
 
 /// A group's whole state: to be sent, or received.
@@ -114,6 +116,7 @@ impl Machine {
                 batch: batch.as_ref(),
             })
             .collect();
+        let _spans = self.traced.applying(entries.iter().map(|entry| entry.index));
         let began = Instant::now();
         let applied = self.state.apply(self.group, &entries).map_err(|error| {
             self.quarantine.store_failed(&error);

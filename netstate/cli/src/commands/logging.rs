@@ -9,11 +9,26 @@ const DEFAULT: &str = "info,openraft=error";
 
 /// Starts logging.
 pub(crate) fn start() -> Result<(), Failure> {
-    let wanted = std::env::var("NETSTATE_LOG").ok().filter(|text| !text.is_empty());
-    let filter = EnvFilter::try_new(wanted.as_deref().unwrap_or(DEFAULT)).map_err(|error| {
-        Failure::usage(format!("NETSTATE_LOG refused: {error}; write a level such as debug, or target=level,…"))
-    })?;
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    tracing_subscriber::fmt().with_env_filter(filter()?).with_writer(std::io::stderr).with_ansi(ansi()).init();
     Ok(())
+}
+
+/// Starts logging, and handing over of requests' spans.
+#[cfg(feature = "otel")]
+pub(crate) fn start_exporting(exporting: &crate::otel::Exporting) -> Result<(), Failure> {
+    use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+    let said = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi()).with_filter(filter()?);
+    tracing_subscriber::registry().with(exporting.layer()).with(said).init();
+    Ok(())
+}
+
+fn filter() -> Result<EnvFilter, Failure> {
+    let wanted = std::env::var("NETSTATE_LOG").ok().filter(|text| !text.is_empty());
+    EnvFilter::try_new(wanted.as_deref().unwrap_or(DEFAULT)).map_err(|error| {
+        Failure::usage(format!("NETSTATE_LOG refused: {error}; write a level such as debug, or target=level,…"))
+    })
+}
+
+fn ansi() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
 }

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
-use netstate_server::Server;
+use netstate_server::{Adopt, Server, ServerConfig};
 
 use super::{logging, signals::Ends};
-use crate::{console::talk, failure::Failure, settings};
+use crate::{
+    console::talk,
+    failure::Failure,
+    settings::{self, Collector},
+};
 
 /// Run a node of a cluster
 ///
@@ -66,6 +70,12 @@ pub(crate) struct Args {
     /// How clients of etcd prove who they are: simple, or jwt,… with etcd's options [default: simple]
     #[arg(long, value_name = "SPEC")]
     etcd_auth_token: Option<String>,
+    /// Send spans of requests to this OpenTelemetry collector (in a build with the feature otel)
+    #[arg(long, value_name = "URL")]
+    otel_endpoint: Option<String>,
+    /// Share of the requests of which spans are sent; of those whose clients trace them, what they say [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    otel_sample: Option<String>,
     /// File with any of these options, in TOML
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -89,6 +99,8 @@ impl Args {
             (settings::ETCD_QUOTA, self.etcd_quota),
             (settings::ETCD_AUTO_COMPACTION, self.etcd_auto_compaction),
             (settings::ETCD_AUTH_TOKEN, self.etcd_auth_token),
+            (settings::OTEL_ENDPOINT, self.otel_endpoint),
+            (settings::OTEL_SAMPLE, self.otel_sample),
         ];
         flags.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
@@ -101,9 +113,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let file = config.or_else(|| variable("NETSTATE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
     let text = file.as_ref().map(std::fs::read_to_string);
     let file = file.as_deref().zip(text);
-    let config =
-        settings::read(&args.flags(), &variable, file).map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
-    logging::start()?;
+    let read = settings::read(&args.flags(), &variable, file);
+    let (config, collector) = read.map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
+    let tracing = Tracing::start(collector, &config.node.name)?;
+    let config = ServerConfig { trace: tracing.adopt(), ..config };
     let mut ends = Ends::listen()?;
     let (name, folder) = (config.node.name.clone(), config.node.data_dir.display().to_string());
     let server = Box::pin(Server::start(config)).await.map_err(Failure::refused)?;
@@ -121,6 +134,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         }
     };
     server.shutdown().await;
+    tracing.end().await;
     match end {
         End::Stopped => Ok(()),
         End::Failed(reason) => Err(Failure::because(format!("{name} had to stop: {reason}"))),
@@ -147,4 +161,47 @@ fn start_again() -> std::io::Error {
         return std::io::Error::other("nobody knows how this program was started");
     };
     std::process::Command::new(program).args(std::env::args_os().skip(1)).exec()
+}
+
+/// Logging, and spans of requests where they are wanted.
+#[cfg(feature = "otel")]
+struct Tracing(Option<crate::otel::Exporting>);
+
+#[cfg(feature = "otel")]
+impl Tracing {
+    fn start(collector: Option<Collector>, node: &str) -> Result<Self, Failure> {
+        let exporting = collector.map(|collector| crate::otel::Exporting::start(&collector, node)).transpose()?;
+        match &exporting {
+            Some(exporting) => logging::start_exporting(exporting)?,
+            None => logging::start()?,
+        }
+        Ok(Tracing(exporting))
+    }
+
+    fn adopt(&self) -> Option<Adopt> {
+        self.0.as_ref().map(|_| crate::otel::adopt as Adopt)
+    }
+
+    async fn end(self) {
+        if let Some(exporting) = self.0 {
+            // It blocks. What goes wrong it says itself.
+            let _ = tokio::task::spawn_blocking(|| exporting.end()).await;
+        }
+    }
+}
+
+#[cfg(not(feature = "otel"))]
+struct Tracing;
+
+#[cfg(not(feature = "otel"))]
+impl Tracing {
+    fn start(_collector: Option<Collector>, _node: &str) -> Result<Self, Failure> {
+        logging::start().map(|()| Tracing)
+    }
+
+    fn adopt(&self) -> Option<Adopt> {
+        None
+    }
+
+    async fn end(self) {}
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, io, path::Path};
 
-use super::{DISK_RESERVE, ETCD_QUOTA, GROUPS, INITIAL_CLUSTER, SETTINGS};
+use super::{DISK_RESERVE, ETCD_QUOTA, GROUPS, INITIAL_CLUSTER, OTEL_SAMPLE, SETTINGS};
 
 /// Where a setting was given.
 #[derive(Clone, Debug)]
@@ -100,6 +100,7 @@ fn text_of(key: &str, value: &toml::Value) -> Result<String, &'static str> {
     match (key, value) {
         (GROUPS | DISK_RESERVE | ETCD_QUOTA, Value::Integer(number)) => Ok(number.to_string()),
         (GROUPS | DISK_RESERVE | ETCD_QUOTA, _) => Err("a whole number"),
+        (OTEL_SAMPLE, Value::Float(share)) => Ok(share.to_string()),
         (_, Value::String(text)) => Ok(text.clone()),
         (INITIAL_CLUSTER, Value::Array(members)) => {
             let members: Option<Vec<&str>> = members.iter().map(Value::as_str).collect();
