@@ -89,11 +89,11 @@ impl Load {
             let Some(node) = node.clone() else { continue };
             let (ks, stop, acknowledged) = (ks.clone(), stop.clone(), acknowledged.clone());
             tasks.push(tokio::spawn(async move {
-                let mut written = 0;
+                let mut written = 0_u64;
                 while !stop.load(Ordering::SeqCst) {
                     let mut id = [tag; 16];
                     id[0] = at as u8;
-                    id[8..].copy_from_slice(&(written as u64).to_be_bytes());
+                    id[8..].copy_from_slice(&written.to_be_bytes());
                     let request = Some(RequestId::new(id));
                     let txn = Txn { request, ..put(&format!("load/{at}/{}", written % 10), &written.to_string()) };
                     // A node that stops answers nobody any more.
@@ -101,7 +101,7 @@ impl Load {
                     let made = revision(outcome);
                     acknowledged.fetch_max(made.get(), Ordering::SeqCst);
                     written += 1;
-                    if written % 7 == 0 {
+                    if written.is_multiple_of(7) {
                         let Ok(again) = node.txn(&ks, txn).await else { break };
                         assert!(matches!(again, Outcome::Repeated(first) if first.revision == made), "{again:?}");
                     }
@@ -118,7 +118,7 @@ impl Load {
 
     async fn end(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
-        let mut written = 0;
+        let mut written = 0_u64;
         for task in self.tasks {
             written += task.await.unwrap();
         }

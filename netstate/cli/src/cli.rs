@@ -33,7 +33,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Server(commands::server::Args),
+    Server(Box<commands::server::Args>),
     Agent(commands::agent::Args),
     #[command(subcommand)]
     Network(commands::network::Command),
@@ -68,7 +68,7 @@ impl Cli {
         let session = |global: Global| Session::new(global);
         // Boxed: the futures of the larger commands would otherwise all lie side by side in this one.
         match self.command {
-            Command::Server(args) => Box::pin(commands::server::run(args)).await,
+            Command::Server(args) => Box::pin(commands::server::run(*args)).await,
             Command::Agent(args) => Box::pin(commands::agent::run(args, global.servers)).await,
             Command::Completions(args) => commands::completions::run(&args),
             Command::Probe(command) => commands::probe::run(command, global.timeout).await,

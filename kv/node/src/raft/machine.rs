@@ -118,9 +118,8 @@ impl Machine {
             .collect();
         let _spans = self.traced.applying(entries.iter().map(|entry| entry.index));
         let began = Instant::now();
-        let applied = self.state.apply(self.group, &entries).map_err(|error| {
-            self.quarantine.store_failed(&error);
-            error
+        let applied = self.state.apply(self.group, &entries).inspect_err(|error| {
+            self.quarantine.store_failed(error);
         })?;
         self.counts.applied_time.took(began.elapsed());
         self.counts.applied_entries.record(entries.len() as u64);

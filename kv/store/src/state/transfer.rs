@@ -146,8 +146,8 @@ impl Transfer {
         let mut bytes = 0;
         while let Some(span) = self.spans.pop_front() {
             let left = match span {
-                Span::Rows { kind, from, to } => self.compare(kind, from, to, &mut rows, &mut bytes, max_bytes)?,
-                Span::Requests { from } => self.requests(from, &mut rows, &mut bytes, max_bytes)?,
+                Span::Rows { kind, from, to } => self.compare(kind, &from, to, &mut rows, &mut bytes, max_bytes)?,
+                Span::Requests { from } => self.requests(&from, &mut rows, &mut bytes, max_bytes)?,
             };
             if let Some(left) = left {
                 self.spans.push_front(left);
@@ -213,15 +213,15 @@ impl Transfer {
     fn compare(
         &mut self,
         kind: u8,
-        from: Vec<u8>,
+        from: &[u8],
         to: Option<Vec<u8>>,
         rows: &mut Vec<Row>,
         bytes: &mut usize,
         max_bytes: usize,
     ) -> Result<Option<Span>, StoreError> {
         let mut looked_at = 0;
-        let mut ours = self.walk(Some(self.source), kind, &from, to.as_deref());
-        let mut theirs = self.walk(self.target, kind, &from, to.as_deref());
+        let mut ours = self.walk(Some(self.source), kind, from, to.as_deref());
+        let mut theirs = self.walk(self.target, kind, from, to.as_deref());
         let left = loop {
             ours.settle(self)?;
             theirs.settle(self)?;
@@ -270,7 +270,7 @@ impl Transfer {
     /// Compares the request ids that were remembered lately. Returns what was not looked at for lack of room.
     fn requests(
         &mut self,
-        from: Vec<u8>,
+        from: &[u8],
         rows: &mut Vec<Row>,
         bytes: &mut usize,
         max_bytes: usize,
@@ -278,7 +278,7 @@ impl Transfer {
         let Side { group, number } = self.source;
         let database = &self.database;
         let end = keys::kind_start(group, keys::EXPIRY + 1);
-        let mut cursor = database.cursor(Some(&self.pinned), &from, end);
+        let mut cursor = database.cursor(Some(&self.pinned), from, end);
         while let Some(key) = cursor.key() {
             let split = keys::split_expiry(key);
             let (_, of, request) = split.ok_or_else(|| database.damaged(key, "that is no remembered request id"))?;
