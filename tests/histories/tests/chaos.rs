@@ -13,8 +13,12 @@ fn seed() -> Result<u64> {
     }
 }
 
+/// Rows are played one at a time: two clusters at once on two cores tell of the cores and not of the store.
+static STAGE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Plays the rows whose names begin so.
 async fn play(prefix: &str) -> Result<()> {
+    let _alone = STAGE.lock().await;
     let seed = seed()?;
     let rows: Vec<_> = rows().into_iter().filter(|row| row.name.starts_with(prefix)).collect();
     ensure!(!rows.is_empty(), "no row begins with {prefix}");
@@ -76,6 +80,7 @@ async fn power_is_cut() -> Result<()> {
 /// The net is tested, too: what is lost for want of a sync is found.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_sync_is_caught() -> Result<()> {
+    let _alone = STAGE.lock().await;
     let (row, seed) = (without_syncs(), seed()?);
     let found = match row.run(Length::Short, seed).await {
         Ok(Ended::Skipped(why)) => {

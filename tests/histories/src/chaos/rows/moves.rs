@@ -34,7 +34,7 @@ async fn play(stage: &mut Stage) -> Result<()> {
             for other in 0..OTHERS {
                 others::fill(&scene.cluster.doors(), other % MEMBERS, &format!("other-{other}"), KEYS).await?;
             }
-            for round in 0..stage.pick(OTHERS, 3 * OTHERS) {
+            for round in 0..stage.pick(OTHERS / 2, 3 * OTHERS) {
                 if scene.load.is_full() {
                     break;
                 }
