@@ -55,7 +55,7 @@ fn a_flipped_byte_in_a_value_is_named() {
     assert!(file.starts_with(dir.path().join("state").to_str().unwrap()) && file.contains(".sst"), "{file}");
     assert_eq!(key, "key \"churn\" of keyspace number 0 in g0");
     let text = error.to_string();
-    assert!(text.contains("wipe its data directory, and let it catch up from its peers"), "{text}");
+    assert!(text.contains("`netstate cluster repair` fetches it from them"), "{text}");
     // So does whoever comes by it.
     assert!(store.state().range(G0, &name, &KeyRange::All, None, 10).is_err());
     assert!(store.state().scan(G0, &name, &KeyRange::All, |_, _, _| ()).is_err());
