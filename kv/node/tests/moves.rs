@@ -16,7 +16,7 @@ use kv_core::{
     Attach, Effect, GroupId, KeyRange, Keyspace, LeaseId, Operation, Outcome, Put, RequestId, Revision, Txn,
 };
 use kv_node::{Consistency, MoveError, MoveStage, MoveStatus, Node, Timing};
-use support::{Cluster, GROUPS, PATIENCE, keyspace, put, revision, until, with_request};
+use support::{Cluster, GROUPS, PATIENCE, keyspace, put, revision, until, until_ok, with_request};
 
 fn timing() -> Timing {
     Timing {
@@ -54,13 +54,13 @@ async fn moved(cluster: &Cluster, ks: &Keyspace, id: kv_core::MoveId) {
 async fn sound(cluster: &Cluster, ks: &Keyspace) {
     let group = cluster.node(0).group_of(ks);
     for group in (0..GROUPS).map(GroupId::new) {
-        until("the replicas to agree", async || {
+        until_ok("the replicas to agree", async || {
             let folds = cluster.nodes.iter().flatten().map(|node| {
                 let status = node.status()[usize::from(group.get())].clone();
                 (status.applied, status.fold, status.problem)
             });
             let folds: Vec<_> = folds.collect();
-            folds.iter().all(|fold| *fold == folds[0] && fold.2.is_none()).then_some(())
+            folds.iter().all(|fold| *fold == folds[0] && fold.2.is_none()).then_some(()).ok_or((group, folds))
         })
         .await;
         let verified: Vec<_> = cluster.nodes.iter().flatten().map(|node| node.verify(group).unwrap().fold).collect();

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     net::SocketAddr,
     path::PathBuf,
     sync::{
@@ -203,12 +204,17 @@ impl Cluster {
 
 /// Waits for a condition on a value.
 pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    until_ok(what, async || condition().await.ok_or("not yet")).await
+}
+
+/// Waits for a condition that says what is in its way.
+pub(crate) async fn until_ok<T, E: Debug>(what: &str, mut condition: impl AsyncFnMut() -> Result<T, E>) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        if let Some(value) = condition().await {
-            return value;
+        match condition().await {
+            Ok(value) => return value,
+            Err(why) => assert!(tokio::time::Instant::now() < deadline, "still waiting for: {what}: {why:?}"),
         }
-        assert!(tokio::time::Instant::now() < deadline, "still waiting for: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

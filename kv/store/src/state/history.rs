@@ -5,10 +5,10 @@ use kv_core::{Change, GroupId, KeyRange, KeyState, Keyspace, Revision, RevisionC
 
 use super::{
     State, keys,
-    read::{Reader, check_floor},
+    read::{Reader, check_floor, stored_keyspace},
     records::{Chained, ChangedKey, KeyspaceRecord},
 };
-use crate::{ReadError, StoreError};
+use crate::{ReadError, StoreError, database::Pinned};
 
 /// One revision, as a watch sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,15 +45,13 @@ impl State {
         previous: bool,
         limits: (usize, usize),
     ) -> Result<Vec<RevisionEvents>, ReadError> {
-        let _reading = self.reading(group);
         let _hold = self.hold(group, keyspace, after);
-        let known = self.keyspace(group, keyspace);
-        check_floor(known.as_ref(), after.next())?;
-        let Some(known) = known else { return Ok(Vec::new()) };
-        let reader = Reader { database: self.database(), group, number: known.number, pinned: None };
+        let Some((known, pinned)) = self.pinned_keyspace(group, keyspace)? else { return Ok(Vec::new()) };
+        check_floor(&known, after.next())?;
+        let reader = Reader { database: self.database(), group, number: known.number, pinned: Some(&pinned) };
         let (max_revisions, max_bytes) = limits;
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.walk_history(group, &known, after, |chained| {
+        self.walk_history(&pinned, group, &known, after, |chained| {
             let revision = chained.record.revision;
             let mut events = Vec::new();
             for changed in chained.keys.iter().filter(|changed| range.contains(changed.key.0)) {
@@ -80,12 +78,10 @@ impl State {
         max_revisions: usize,
         max_bytes: usize,
     ) -> Result<Vec<RevisionChanges>, ReadError> {
-        let _reading = self.reading(group);
         let _hold = self.hold(group, keyspace, after);
-        let known = self.keyspace(group, keyspace);
-        check_floor(known.as_ref(), after)?;
-        let Some(known) = known else { return Ok(Vec::new()) };
-        Ok(self.history(group, &known, after, max_revisions, max_bytes)?)
+        let Some((known, pinned)) = self.pinned_keyspace(group, keyspace)? else { return Ok(Vec::new()) };
+        check_floor(&known, after)?;
+        Ok(self.history(&pinned, group, &known, after, max_revisions, max_bytes)?)
     }
 
     /// The chain records after a revision, `max` at most, with the values that each revision wrote as long as they are
@@ -97,25 +93,42 @@ impl State {
         after: Revision,
         max: usize,
     ) -> Result<Vec<RevisionChanges>, StoreError> {
-        let _reading = self.reading(group);
         let _hold = self.hold(group, keyspace, after);
-        match self.keyspace(group, keyspace) {
-            Some(known) => self.history(group, &known, after.max(known.forgotten), max, usize::MAX),
+        match self.pinned_keyspace(group, keyspace)? {
+            Some((known, pinned)) => {
+                self.history(&pinned, group, &known, after.max(known.forgotten), max, usize::MAX)
+            }
             None => Ok(Vec::new()),
         }
     }
 
+    /// A keyspace that can be read, and its rows as they are at one moment, for it may move away while they are read.
+    fn pinned_keyspace(
+        &self,
+        group: GroupId,
+        keyspace: &Keyspace,
+    ) -> Result<Option<(KeyspaceRecord, Pinned<'_>)>, StoreError> {
+        let _reading = self.reading(group);
+        let Some(known) = self.keyspace(group, keyspace) else { return Ok(None) };
+        let pinned = self.database().pin();
+        // Its rows go before the cache is told.
+        let stored = stored_keyspace(self.database(), &pinned, group, keyspace)?;
+        let there = stored.is_some_and(|stored| stored.standing.readable() && stored.number == known.number);
+        Ok(there.then_some((known, pinned)))
+    }
+
     fn history(
         &self,
+        pinned: &Pinned<'_>,
         group: GroupId,
         known: &KeyspaceRecord,
         after: Revision,
         max_revisions: usize,
         max_bytes: usize,
     ) -> Result<Vec<RevisionChanges>, StoreError> {
-        let reader = Reader { database: self.database(), group, number: known.number, pinned: None };
+        let reader = Reader { database: self.database(), group, number: known.number, pinned: Some(pinned) };
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.walk_history(group, known, after, |chained| {
+        self.walk_history(pinned, group, known, after, |chained| {
             let revision = chained.record.revision;
             let changes = match revision > known.floor {
                 true => Some(reader.changes(revision, &chained.keys)?),
@@ -135,6 +148,7 @@ impl State {
     /// raise has left out.
     fn walk_history(
         &self,
+        pinned: &Pinned<'_>,
         group: GroupId,
         known: &KeyspaceRecord,
         after: Revision,
@@ -147,7 +161,7 @@ impl State {
         let key = |revision| keys::chain(group, known.number, revision);
         let missing = |revision| database.damaged(&key(revision), "it is missing");
         let mut expected = after.next();
-        let mut cursor = database.cursor(None, &key(expected), key(known.head.revision.next()));
+        let mut cursor = database.cursor(Some(pinned), &key(expected), key(known.head.revision.next()));
         while expected <= known.head.revision {
             let Some((key, stored)) = cursor.item() else {
                 database.ended(&cursor)?;

@@ -227,7 +227,9 @@ impl State {
         if asked > head {
             return Err(ReadError::Future { asked, head });
         }
-        check_floor(known.as_ref(), asked)?;
+        if let Some(known) = &known {
+            check_floor(known, asked)?;
+        }
         Ok(known.map(|known| (known, hold)))
     }
 
@@ -331,10 +333,10 @@ pub(super) fn wanted(query: &Query, key: &[u8], version: &Version<'_>) -> Option
 }
 
 /// Refuses what has been compacted.
-pub(super) fn check_floor(known: Option<&KeyspaceRecord>, asked: Revision) -> Result<(), ReadError> {
-    match known.map(|known| known.floor) {
-        Some(floor) if asked < floor => Err(ReadError::Compacted { asked, floor }),
-        _ => Ok(()),
+pub(super) fn check_floor(known: &KeyspaceRecord, asked: Revision) -> Result<(), ReadError> {
+    match asked < known.floor {
+        true => Err(ReadError::Compacted { asked, floor: known.floor }),
+        false => Ok(()),
     }
 }
 

@@ -258,6 +258,29 @@ fn it_is_the_same_afterwards() {
     }
 }
 
+/// Its rows go before the cache is told. Who reads the history in between is told that there is nothing, not of damage.
+#[test]
+fn a_history_that_leaves_is_not_damaged() {
+    let store = Store::open_temporary(&IDENTITY, &Options::default()).unwrap();
+    let (state, name) = (store.state(), keyspace(NAME));
+    let mut logs = Logs::new(state);
+    logs.apply(G0, vec![commit(NAME, 0, &[(b"a", Some(b"1"))]), commit(NAME, 1, &[(b"a", Some(b"2"))])]);
+    let known = state.group(G0).cache.read().keyspaces[&name];
+    let way = (G0, G1);
+    assert!(logs.step(G0, 1, MoveStep::Seal { to: G1 }));
+    let mut filler = Filler::new(1);
+    logs.round(1, &mut filler, way);
+    assert!(logs.adopt(1, &filler, way));
+    assert!(logs.step(G0, 1, MoveStep::Drop));
+
+    state.group(G0).cache.write().keyspaces.insert(name.clone(), known);
+    let limits = (10, usize::MAX);
+    assert_eq!(state.events(G0, &name, &KeyRange::All, Revision::ZERO, false, limits).unwrap(), []);
+    assert_eq!(state.changes(G0, &name, Revision::ZERO, 10, usize::MAX).unwrap(), []);
+    assert_eq!(state.records(G0, &name, Revision::ZERO, 10).unwrap(), []);
+    assert_eq!(state.changes(G1, &name, Revision::ZERO, 10, usize::MAX).unwrap().len(), 2);
+}
+
 /// A log entry may hold several steps, and writes behind them.
 #[test]
 fn steps_and_writes_in_one_entry() {
