@@ -35,6 +35,12 @@ impl Evidence {
         self.note(state.modified, state.key.clone(), Some(state.value.clone()));
     }
 
+    /// How many of `events` nobody saw; `None`: they lack something that was seen of their revision.
+    pub(crate) fn unseen(&self, revision: Revision, events: &[Event]) -> Option<usize> {
+        let seen = self.seen.get(&revision).map_or(0, Vec::len);
+        self.admits(revision, events).then(|| events.len().saturating_sub(seen))
+    }
+
     /// Whether `events` contain everything that was seen of their revision.
     pub(crate) fn admits(&self, revision: Revision, events: &[Event]) -> bool {
         self.seen.get(&revision).is_none_or(|seen| {

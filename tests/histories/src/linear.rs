@@ -16,6 +16,7 @@
 //!
 //! Left to others: local reads (`serial`) and watches (`watch`), which are compared with the order found here.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::evidence::Evidence;
@@ -250,7 +251,8 @@ impl<'a> Search<'a> {
             let why = "no write was answered with it, and none of unknown outcome fits what was read of it";
             return Err(self.unexplained(revision, why));
         }
-        candidates.sort_by_key(|(_, likely)| *likely);
+        // What does more than anybody saw is less likely than what does just that.
+        candidates.sort_by_key(|(_, unseen)| Reverse(unseen.unwrap_or(usize::MAX)));
         let candidates = candidates.into_iter().map(|(index, _)| index).collect();
         let gap = Gap { before: state.clone(), candidates, used: used.clone(), commits: self.commits.len() };
         self.gaps.push(gap);
@@ -258,8 +260,8 @@ impl<'a> Search<'a> {
     }
 
     /// Unknown operations, and revocations answered with this revision, that change `state` as was read later; with each,
-    /// whether watchers saw it so.
-    fn candidates(&self, state: &State, used: &UsedSet, revision: Revision) -> Vec<(usize, bool)> {
+    /// how much of what it did no watcher saw; `None` if watchers saw something else.
+    fn candidates(&self, state: &State, used: &UsedSet, revision: Revision) -> Vec<(usize, Option<usize>)> {
         let first_return = self.places.first_return(revision);
         let open = self.places.open.iter().enumerate().filter(|(bit, _)| !used.has(*bit)).map(|(_, index)| *index);
         let revocations = self.places.readers(revision).iter().copied();
@@ -269,7 +271,7 @@ impl<'a> Search<'a> {
             .filter_map(|index| {
                 let (_, events) = state.clone().apply(&self.history[index].request);
                 let possible = !events.is_empty() && self.places.sure.admits(revision, &events);
-                possible.then(|| (index, self.seen.admits(revision, &events)))
+                possible.then(|| (index, self.seen.unseen(revision, &events)))
             })
             .collect()
     }
@@ -305,7 +307,8 @@ impl<'a> Search<'a> {
         while self.seen.last().is_some_and(|last| state.revision() < last) {
             let revision = state.revision().next();
             let candidates = self.candidates(&state, &used, revision);
-            let Some((index, _)) = candidates.into_iter().find(|(_, likely)| *likely) else { break };
+            let likely = candidates.into_iter().filter_map(|(index, unseen)| Some((unseen?, index)));
+            let Some((_, index)) = likely.min() else { break };
             if let Some(bit) = self.places.open.iter().position(|open| *open == index) {
                 used.add(bit);
             }

@@ -228,6 +228,19 @@ fn local_reads_tell_which_unknown_write_happened() {
     }
 }
 
+#[test]
+fn watchers_tell_which_unknown_write_happened() {
+    let all = Request::One(Action::Delete { range: KeyRange::between("a", "z"), prev_kv: false });
+    let overwritten = [put("a", "1"), put("b", "2"), delete("a"), put("b", "3")];
+    let mut history = sequential(&overwritten);
+    history[2].outcome = Outcome::Unknown;
+    let seen = watched(&linear::check(&sequential(&overwritten), &[]).unwrap(), everything());
+    // It may have happened at that time, too, and what it did to the other key does not show in any answer.
+    history.push(Operation { request: all, client: ClientId(9), ..history[2].clone() });
+    let truth = linear::check(&history, std::slice::from_ref(&seen)).unwrap();
+    watch::check(&seen, &truth, Marks::All).unwrap();
+}
+
 fn watched(truth: &Linearization, wanted: Wanted) -> WatchRecord {
     let commits = truth.commits.iter().filter(|commit| wanted.start.is_none_or(|start| start <= commit.revision));
     let frames = commits.filter_map(|commit| {

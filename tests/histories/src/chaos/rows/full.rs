@@ -95,10 +95,12 @@ async fn fill_leader(stage: &mut Stage, scene: &mut Scene, disks: &[SmallDisk], 
     let from = scene.load.now();
     let said = scene.cluster.said(leader).len();
     disks[leader].fill(keep_free_bytes)?;
-    let mut guest = scene.load.guest(others[0]);
-    if keep_free_bytes > 0 {
-        refused(&mut guest).await?;
+    let deadline = Instant::now() + READY_WITHIN;
+    while scene.cluster.leader(&others).await? == leader {
+        ensure!(Instant::now() < deadline, "{} leads although its disk is full", name(leader));
+        tokio::time::sleep(TRY_AGAIN).await;
     }
+    let mut guest = scene.load.guest(others[0]);
     taken(&mut guest).await?;
     scene.load.works(stage.pick(Duration::from_secs(1), Duration::from_secs(5))).await?;
     scene.pause_since(from, &DISK_FULL_ONE);

@@ -10,6 +10,7 @@ use crate::chaos::figures::{FOLLOWER_DEAD, LEADER_DEAD, MAJORITY_DEAD, RESTARTED
 use crate::chaos::stage::{Scene, Stage};
 use crate::chaos::{Needs, Row};
 use crate::cluster::{Home, MEMBERS, name};
+use crate::history::At;
 
 const HOLDS: &str = "every acknowledged write is there, once; watchers are told all, in order";
 
@@ -119,11 +120,16 @@ async fn kill(stage: &mut Stage, scene: &mut Scene, whom: Whom) -> Result<()> {
         }
         scene.cluster.restart(*victim)?;
     }
-    for victim in victims {
-        let took = scene.answers(victim).await?;
+    back(stage, scene, victims, (!majority).then_some(from)).await
+}
+
+/// Waits until members that were started again answer. `stalled`: since when there was no majority.
+pub(super) async fn back(stage: &mut Stage, scene: &mut Scene, members: Vec<usize>, stalled: Option<At>) -> Result<()> {
+    for member in members {
+        let took = scene.answers(member).await?;
         stage.measure(&RESTARTED, took);
     }
-    if !majority {
+    if let Some(from) = stalled {
         scene.load.works(Duration::from_millis(200)).await?;
         scene.pause_since(from, &MAJORITY_DEAD);
     }

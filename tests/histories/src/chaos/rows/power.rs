@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use crate::chaos::disk::PowerDisk;
-use crate::chaos::figures::{LEADER_DEAD, MAJORITY_DEAD, RESTARTED};
+use crate::chaos::figures::LEADER_DEAD;
 use crate::chaos::shim;
 use crate::chaos::stage::{Scene, Stage};
 use crate::chaos::{Needs, Row};
@@ -128,13 +128,5 @@ async fn cut(stage: &mut Stage, scene: &mut Scene, disks: &[PowerDisk], whose: W
         disks[*victim].power_on()?;
         scene.cluster.restart(*victim)?;
     }
-    for victim in victims {
-        let took = scene.answers(victim).await?;
-        stage.measure(&RESTARTED, took);
-    }
-    if !majority {
-        scene.load.works(Duration::from_millis(200)).await?;
-        scene.pause_since(from, &MAJORITY_DEAD);
-    }
-    Ok(())
+    super::kill::back(stage, scene, victims, (!majority).then_some(from)).await
 }
