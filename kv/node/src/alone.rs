@@ -13,16 +13,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use bytes::Bytes;
 use kv_core::{ClusterId, GroupId, InstanceId, NodeId};
-use kv_store::{Identity, Membership as Directory, OpenError, Store, StoreError};
+use kv_store::{Identity, Membership as Directory, OpenError, Store};
 use openraft::{
     EntryPayload,
     vote::{RaftLeaderId, RaftVote},
 };
 use rand::RngExt;
 
-use crate::raft::{Entry, LogId, MemberNode, Membership, Vote, decode_stored, encode};
+use crate::raft::{Entry, LogId, MemberNode, Membership, Vote, completion, decode_stored, encode, ends, finished};
 
 /// How far a stopped node's copy of a group goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,20 +54,11 @@ fn opened(dir: &Path) -> Result<(Identity, Store), AloneError> {
     Ok((identity, Store::open(dir, &identity, &kv_store::Options::default())?))
 }
 
-fn last(store: &Store, group: GroupId) -> std::io::Result<Option<LogId>> {
-    let bounds = store.log().bounds(group).map_err(std::io::Error::from)?;
-    match (bounds.last, bounds.purged) {
-        (Some((_, bytes)), _) => Ok(Some(decode_stored::<Entry>("last log entry", &bytes)?.log_id)),
-        (None, Some(bytes)) => decode_stored("purged log id", &bytes).map(Some),
-        (None, None) => Ok(None),
-    }
-}
-
 /// How far a stopped node's logs go, to compare survivors. Blocks.
 pub fn positions(dir: &Path) -> Result<Vec<Extent>, AloneError> {
     let (identity, store) = opened(dir)?;
     let extent = |group| {
-        let last = last(&store, group)?;
+        let (_, last) = ends(store.log(), group)?;
         Ok(Extent { group, last: last.map(|id| (id.committed_leader_id().term, id.index)) })
     };
     (0..identity.groups).map(GroupId::new).map(extent).collect()
@@ -90,9 +80,8 @@ pub async fn go_on_alone(dir: &Path, name: &str, peer: &str) -> Result<ClusterId
 
 /// Ends a group's log with an entry that makes this node its only voter, in a term that nobody has had.
 async fn rule_alone(store: &Store, group: GroupId, own: NodeId, name: &str, peer: &str) -> std::io::Result<()> {
-    let last = last(store, group)?;
-    let vote = store.log().vote(group).map_err(std::io::Error::from)?;
-    let vote: Option<Vote> = vote.map(|bytes| decode_stored("vote", &bytes)).transpose()?;
+    let (_, last) = ends(store.log(), group)?;
+    let vote: Option<Vote> = store.log().vote(group)?.map(|bytes| decode_stored("vote", &bytes)).transpose()?;
     let voted = vote.map_or(0, |vote| vote.leader_id.term);
     let term = last.map_or(0, |id| id.committed_leader_id().term).max(voted) + 1;
     let index = last.map_or(0, |id| id.index + 1);
@@ -102,18 +91,10 @@ async fn rule_alone(store: &Store, group: GroupId, own: NodeId, name: &str, peer
     let entry = Entry { log_id: LogId::new_term_index(term, index), payload: EntryPayload::Membership(members) };
     let vote = Vote::from_leader_id(RaftLeaderId::new(term, own.get()), false);
     let entries = vec![(index, encode(&entry))];
-    written(|done| Box::pin(store.log().append(group, entries, done))).await?;
-    let vote: Bytes = encode(&vote);
-    written(|done| Box::pin(store.log().save_vote(group, vote, done))).await
-}
-
-/// Returns once something is on disk.
-async fn written<'a>(write: impl FnOnce(kv_store::Done) -> futures::future::BoxFuture<'a, ()>) -> std::io::Result<()> {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let done = Box::new(move |result: Result<(), StoreError>| drop(tell.send(result)));
-    write(done).await;
-    match told.await {
-        Ok(result) => result.map_err(std::io::Error::from),
-        Err(_) => Err(std::io::Error::other("the raft log's writer has stopped")),
-    }
+    let (done, appended) = completion();
+    store.log().append(group, entries, done).await;
+    finished(appended).await?;
+    let (done, saved) = completion();
+    store.log().save_vote(group, encode(&vote), done).await;
+    finished(saved).await
 }

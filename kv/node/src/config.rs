@@ -226,7 +226,8 @@ impl Config {
     }
 }
 
-fn is_address(peer: &str) -> bool {
+/// Whether this is of the form `host:port`.
+pub(crate) fn is_address(peer: &str) -> bool {
     let port = peer.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
     port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }

@@ -12,18 +12,19 @@
 //! Must hold: an instance is on disk before anybody hears of it, so that a node that was interrupted while it joined is
 //! recognised and gets the same id.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use kv_core::{InstanceId, NodeId};
+use kv_core::{ClusterId, InstanceId, NodeId};
 use kv_store::{Identity, Membership, Mismatch, OpenError};
 use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::{
     catalog::{Candidate, Catalog, Standing},
-    config::{Config, MemberInfo},
+    config::{Config, Member, MemberInfo},
     error::StartError,
     link::join::{self, Joined, NotJoined},
+    node::Inner,
 };
 
 /// For how long a node that wants to join asks for a member that lets it.
@@ -92,14 +93,7 @@ async fn known(
     membership: Membership,
     candidate: &Candidate,
 ) -> Result<Origin, StartError> {
-    for address in &config.join {
-        // Only a plain no counts: a node has to start whether or not others are there.
-        match join::ask(address, candidate, Some(identity.cluster)).await {
-            Ok(_) => break,
-            Err(NotJoined::Never(reason)) => return Err(StartError::NotJoined { reason }),
-            Err(NotJoined::Later(reason)) => tracing::debug!(address, reason, "not asked"),
-        }
-    }
+    belongs(&config.join, candidate, identity.cluster).await.map_err(|reason| StartError::NotJoined { reason })?;
     let founder = membership.peers.is_empty();
     let peer = |(id, name, peer)| MemberInfo { id, name, peer };
     let mut members: Vec<_> = membership.peers.into_iter().map(peer).collect();
@@ -112,6 +106,29 @@ async fn known(
         members.sort_by_key(|member| member.id);
     }
     Ok(Origin { identity, instance: membership.instance, members, founder, empty: false })
+}
+
+/// Whether a directory's cluster is that of the nodes at these addresses. Only a plain no counts: a node has to start whether
+/// or not others are there.
+async fn belongs(addresses: &[String], candidate: &Candidate, cluster: ClusterId) -> Result<(), String> {
+    for address in addresses {
+        match join::ask(address, candidate, Some(cluster)).await {
+            Ok(_) => break,
+            Err(NotJoined::Never(reason)) => return Err(reason),
+            Err(NotJoined::Later(reason)) => tracing::debug!(address, reason, "not asked"),
+        }
+    }
+    Ok(())
+}
+
+/// Asks the nodes that --initial-cluster names whether the data is that of their cluster, while the node works; stops it if
+/// it is not. They may be down, and starting does not wait for them.
+pub(crate) async fn compare(inner: Arc<Inner>, founders: Vec<Member>, candidate: Candidate) {
+    let others = founders.into_iter().filter(|founder| founder.name != candidate.name).map(|founder| founder.peer);
+    let others: Vec<_> = others.collect();
+    if let Err(reason) = belongs(&others, &candidate, inner.cluster).await {
+        inner.failure.report(&reason);
+    }
 }
 
 async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, StartError> {

@@ -30,7 +30,6 @@ use tokio::time::Instant;
 use crate::{
     Node,
     catalog::{Catalog, GROUP, Standing},
-    error::CallError,
     group::Group,
     link::Links,
     node::Inner,
@@ -193,7 +192,7 @@ impl Inner {
     }
 }
 
-/// Runs until the node stops; acts only while this node leads group 0.
+/// Acts only while this node leads group 0.
 pub(crate) async fn run(node: Node) {
     let inner = node.0.clone();
     let mut up_since: HashMap<NodeId, Instant> = HashMap::new();
@@ -203,7 +202,6 @@ pub(crate) async fn run(node: Node) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = inner.governing.hurry.notified() => {}
-            () = inner.stop.cancelled() => return,
         }
         settle(&inner, &mut joint).await;
         note(&inner, &mut up_since);
@@ -397,10 +395,5 @@ impl Node {
     /// Has placement look at once for what there is to do, if this node governs.
     pub(crate) fn hurry_placement(&self) {
         self.0.governing.hurry.notify_one();
-    }
-
-    /// Who governs: the leader of group 0.
-    pub fn governor(&self) -> Result<NodeId, CallError> {
-        self.leader(GROUP).ok_or(CallError::Unreachable { node: self.id() })
     }
 }

@@ -97,10 +97,6 @@ impl Quarantine {
         self.whole.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn of_whole_database(&self) {
-        self.whole.store(true, Ordering::Relaxed);
-    }
-
     /// Takes this replica out of service.
     pub(crate) fn enter(&self, reason: &str) {
         // The first reason stays.
@@ -108,6 +104,12 @@ impl Quarantine {
             tracing::error!(group = %self.group, reason, "out of service");
         }
         self.entered.cancel();
+    }
+
+    /// The database could not even be opened.
+    pub(crate) fn whole_database_failed(&self, error: &StoreError) {
+        self.whole.store(true, Ordering::Relaxed);
+        self.store_failed(error);
     }
 
     /// The local store failed: damage takes the replica out of service, anything else stops the node. Returns the reason.

@@ -158,6 +158,11 @@ impl Inner {
     pub(crate) fn group(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(usize::from(id.get()))
     }
+
+    /// Runs a task that is dropped, wherever it waits, when the node stops. All that these tasks do can be interrupted.
+    fn until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.stop.clone().run_until_cancelled_owned(task));
+    }
 }
 
 /// The store's read error as ours; damage stops the node.
@@ -201,10 +206,7 @@ impl Node {
         let opened = tokio::task::spawn_blocking(move || -> Result<Store, StartError> {
             let store = match Store::open(&dir, &identity, &options) {
                 Err(OpenError::State(error)) => {
-                    for quarantine in &fates {
-                        quarantine.store_failed(&error);
-                        quarantine.of_whole_database();
-                    }
+                    fates.iter().for_each(|quarantine| quarantine.whole_database_failed(&error));
                     return Ok(Store::rescue(&dir, &identity, &options)?);
                 }
                 opened => opened?,
@@ -282,17 +284,21 @@ impl Node {
         });
         let node = Node(inner.clone());
         tokio::spawn(link::Server::run(inner.links.clone(), inner.clone(), listener, inner.stop.clone()));
-        tokio::spawn(inner.catalog.clone().follow(inner.clone()));
-        tokio::spawn(members::follow(inner.clone()));
-        tokio::spawn(members::introduce(node.clone(), founding::candidate(&config, origin.instance)));
-        tokio::spawn(heads::run(inner.clone()));
-        tokio::spawn(housekeeping::run(inner.clone()));
-        tokio::spawn(govern::run(node.clone()));
-        tokio::spawn(moves::run(node.clone()));
-        tokio::spawn(moves::spread::run(node.clone()));
+        inner.until_stop(inner.catalog.clone().follow(inner.clone()));
+        inner.until_stop(members::follow(inner.clone()));
+        inner.until_stop(members::introduce(node.clone(), founding::candidate(&config, origin.instance)));
+        inner.until_stop(heads::run(inner.clone()));
+        inner.until_stop(housekeeping::run(inner.clone()));
+        inner.until_stop(govern::run(node.clone()));
+        inner.until_stop(moves::run(node.clone()));
+        inner.until_stop(moves::spread::run(node.clone()));
+        if !origin.empty && config.join.is_empty() {
+            let candidate = founding::candidate(&config, origin.instance);
+            inner.until_stop(founding::compare(inner.clone(), config.initial_cluster.clone(), candidate));
+        }
         let sound = inner.groups.iter().all(|group| group.leadership.problem().is_none());
         if origin.founder && sound {
-            tokio::spawn(found(inner, origin.members));
+            inner.until_stop(found(inner.clone(), origin.members));
         }
         Ok(node)
     }

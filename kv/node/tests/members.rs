@@ -110,7 +110,10 @@ async fn other_clusters_data_is_refused() {
     };
     let join = vec![other.peer(0).to_string()];
     let refused = start(kv_node::Config { join, ..one.config(0) }).await;
-    assert!(matches!(&refused, StartError::NotJoined { reason } if reason.contains("belongs to cluster")), "{refused}");
+    assert!(
+        matches!(&refused, StartError::NotJoined { reason } if reason.contains("belongs to another cluster")),
+        "{refused}"
+    );
     let named = kv_node::Config { name: "n9".into(), ..one.config(0) };
     let initial_cluster = vec![kv_node::Member { name: "n9".into(), peer: one.peer(0).to_string() }];
     let refused = start(kv_node::Config { initial_cluster, ..named }).await;

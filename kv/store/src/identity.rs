@@ -9,15 +9,13 @@
 //! crc32 89abcdef
 //! ```
 //!
-//! Text, so that whoever finds a directory can tell what it is. The checksum is that of all lines before it.
-//!
 //! Must hold: the first two lines and the last mean the same in every format.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, path::Path};
 
 use kv_core::{ClusterId, NodeId};
 
-use crate::{OpenError, files};
+use crate::{OpenError, files, sealed};
 
 /// The format of the whole directory: of the file itself, and which databases and files there are.
 pub(crate) const DIRECTORY_FORMAT: u32 = 1;
@@ -90,28 +88,20 @@ impl Identity {
     fn render(&self) -> String {
         let cluster = self.cluster;
         let (node, groups) = (self.node.get(), self.groups);
-        let lines = format!("{TITLE}\nformat {DIRECTORY_FORMAT}\ncluster {cluster}\nnode {node}\ngroups {groups}\n");
-        format!("{lines}crc32 {:08x}\n", crc32fast::hash(lines.as_bytes()))
+        sealed::seal(format!("{TITLE}\nformat {DIRECTORY_FORMAT}\ncluster {cluster}\nnode {node}\ngroups {groups}\n"))
     }
 
-    /// Writes the file of a directory that has none.
+    /// Writes the file.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), OpenError> {
         Ok(files::write(&dir.join(FILE), self.render().as_bytes())?)
     }
 
     /// Whose data a directory holds. `None`: nobody's yet.
     pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
-        let file = dir.join(FILE);
-        let content = match fs::read(&file) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(files::error(&file, "reading the file", error).into()),
-        };
-        let damaged = |why: &str| OpenError::Damaged { file: file.clone(), why: why.into() };
-        let content = String::from_utf8(content).map_err(|_| damaged("it is not text"))?;
-        match parse(&content).map_err(damaged)? {
-            Parsed::Known(found) => Ok(Some(found)),
-            Parsed::Newer { found } => {
+        match sealed::read(&dir.join(FILE), parse)? {
+            None => Ok(None),
+            Some(Parsed::Known(found)) => Ok(Some(found)),
+            Some(Parsed::Newer { found }) => {
                 let mismatches = vec![Mismatch::Format { found, known: DIRECTORY_FORMAT }];
                 Err(OpenError::Identity { dir: dir.into(), mismatches })
             }
@@ -145,26 +135,14 @@ enum Parsed {
 }
 
 fn parse(content: &str) -> Result<Parsed, &'static str> {
-    let body = content.strip_suffix('\n').ok_or("it is cut short")?;
-    let (lines, crc) = body.rsplit_once('\n').ok_or("it is cut short")?;
-    let crc = crc.strip_prefix("crc32 ").and_then(|crc| u32::from_str_radix(crc, 16).ok());
-    let crc = crc.ok_or("its last line is no checksum")?;
-    let checked = &content[..=lines.len()];
-    if crc32fast::hash(checked.as_bytes()) != crc {
-        return Err("it does not match its checksum");
-    }
-    let mut lines = lines.lines();
-    if lines.next() != Some(TITLE) {
-        return Err("it is not netstate's");
-    }
-    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
-    let format: u32 = field("format").and_then(|format| format.parse().ok()).ok_or("it has no format")?;
+    let mut lines = sealed::open(content, TITLE)?;
+    let format: u32 = sealed::field(&mut lines, "format").ok_or("it has no format")?;
     if format > DIRECTORY_FORMAT {
         return Ok(Parsed::Newer { found: format });
     }
-    let cluster = field("cluster").and_then(|cluster| cluster.parse().ok()).ok_or("it has no cluster")?;
-    let node = field("node").and_then(|node| node.parse().ok()).map(NodeId::new).ok_or("it has no node")?;
-    let groups = field("groups").and_then(|groups| groups.parse().ok()).ok_or("it has no number of groups")?;
+    let cluster = sealed::field(&mut lines, "cluster").ok_or("it has no cluster")?;
+    let node = sealed::field(&mut lines, "node").map(NodeId::new).ok_or("it has no node")?;
+    let groups = sealed::field(&mut lines, "groups").ok_or("it has no number of groups")?;
     Ok(Parsed::Known(Identity { cluster, node, groups }))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data dir>/IDENTITY    whose data this is, and in which format
-//!            MEMBERSHIP  which of its node's directories this is, and where it found its peers
+//!            MEMBERSHIP  which of its node's directories this is, and who the members are
 //!            LOCK        held while a process has the directory open
 //!            raft-log/   segments: entries, votes and positions of all groups
 //!            state/      RocksDB with its write-ahead log off: what the applied entries came to, by group
@@ -25,6 +25,7 @@ mod identity;
 mod log;
 mod membership;
 mod options;
+mod sealed;
 mod state;
 mod store;
 #[cfg(test)]

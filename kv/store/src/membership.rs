@@ -1,4 +1,4 @@
-//! Which data directory of its node this is, and where its peers were when it joined: its `MEMBERSHIP` file.
+//! Which data directory of its node this is, and who the members of its cluster are: its `MEMBERSHIP` file.
 //!
 //! ```text
 //! netstate membership
@@ -8,14 +8,14 @@
 //! crc32 89abcdef
 //! ```
 //!
-//! Must hold: the instance never changes. The peers are where a node that joined finds the others until it has the
-//! cluster's own list; a founder knows them from its configuration and has none here.
+//! Must hold: the instance never changes. The peers are where a node finds the others until it has the cluster's own list;
+//! a founder that never had that knows them from its configuration and has none here.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use kv_core::{InstanceId, NodeId};
 
-use crate::{OpenError, files};
+use crate::{OpenError, files, sealed};
 
 const FILE: &str = "MEMBERSHIP";
 const TITLE: &str = "netstate membership";
@@ -26,22 +26,14 @@ const FORMAT: &str = "format 1";
 pub struct Membership {
     /// Which one it is.
     pub instance: InstanceId,
-    /// The other nodes when it joined: id, name and `host:port`.
+    /// The members when that was noted last: id, name and `host:port`.
     pub peers: Vec<(NodeId, String, String)>,
 }
 
 impl Membership {
     /// A directory's. `None`: it has none yet.
     pub fn read(dir: &Path) -> Result<Option<Self>, OpenError> {
-        let file = dir.join(FILE);
-        let content = match fs::read(&file) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(files::error(&file, "reading the file", error).into()),
-        };
-        let damaged = |why: &str| OpenError::Damaged { file: file.clone(), why: why.into() };
-        let content = String::from_utf8(content).map_err(|_| damaged("it is not text"))?;
-        parse(&content).map(Some).map_err(damaged)
+        sealed::read(&dir.join(FILE), parse)
     }
 
     /// Writes it into a directory, which is made if it is not there.
@@ -55,27 +47,16 @@ impl Membership {
         for (node, name, peer) in &self.peers {
             lines += &format!("peer {} {name} {peer}\n", node.get());
         }
-        let crc = crc32fast::hash(lines.as_bytes());
-        lines + &format!("crc32 {crc:08x}\n")
+        sealed::seal(lines)
     }
 }
 
 fn parse(content: &str) -> Result<Membership, &'static str> {
-    let body = content.strip_suffix('\n').ok_or("it is cut short")?;
-    let (lines, crc) = body.rsplit_once('\n').ok_or("it is cut short")?;
-    let crc = crc.strip_prefix("crc32 ").and_then(|crc| u32::from_str_radix(crc, 16).ok());
-    if crc != Some(crc32fast::hash(&content.as_bytes()[..=lines.len()])) {
-        return Err("it does not match its checksum");
-    }
-    let mut lines = lines.lines();
-    if lines.next() != Some(TITLE) {
-        return Err("it is not netstate's");
-    }
+    let mut lines = sealed::open(content, TITLE)?;
     if lines.next() != Some(FORMAT) {
         return Err("it has a format that this version does not know; install a newer one");
     }
-    let instance = lines.next().and_then(|line| line.strip_prefix("instance ")?.parse().ok());
-    let instance = instance.ok_or("it has no instance")?;
+    let instance = sealed::field(&mut lines, "instance").ok_or("it has no instance")?;
     let peer = |line: &str| {
         let mut words = line.strip_prefix("peer ")?.splitn(3, ' ');
         let node = NodeId::new(words.next()?.parse().ok()?);

@@ -5,9 +5,11 @@
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _, Write as _},
+    time::Duration,
 };
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -48,6 +50,17 @@ impl Console {
     /// Whether something that moves may be shown on standard error.
     pub(crate) fn is_live(self) -> bool {
         self.live
+    }
+
+    /// A line that says how far something is, on standard error while somebody looks.
+    pub(crate) fn line(self) -> ProgressBar {
+        let target = if self.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let line = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+            line.set_style(style);
+        }
+        line.enable_steady_tick(Duration::from_millis(100));
+        line
     }
 
     /// Writes lines to standard output.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use netstate_client::{Client, ClientError};
 use netstate_proto::v1::{self as pb, convergence_request::What};
 use tokio::time::{self, Instant};
@@ -48,7 +47,7 @@ pub(crate) async fn wait(
     patience: Duration,
     console: Console,
 ) -> Result<Seen, Failure> {
-    let line = line(console);
+    let line = console.line();
     let began = Instant::now();
     let mut pause = LOOK_FIRST;
     let mut answer = pb::ConvergenceResponse::default();
@@ -92,16 +91,6 @@ impl Seen {
             (false, _) => Err(Failure::False(Some(format!("after {waited}: {}", progress(&self.answer))))),
         }
     }
-}
-
-fn line(console: Console) -> ProgressBar {
-    let target = if console.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let line = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
-        line.set_style(style);
-    }
-    line.enable_steady_tick(Duration::from_millis(100));
-    line
 }
 
 /// How far hosts are, in words.

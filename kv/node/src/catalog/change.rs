@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CLUSTER_KEY, Catalog, ClusterRecord, NodeRecord, REPLICAS_DEFAULT, REPLICAS_MAX, Rest, Standing, Stored, node_key,
 };
-use crate::config::MemberInfo;
+use crate::config::{MemberInfo, is_address};
 
 /// A key of the catalog and its new value.
 pub(crate) type Write = (String, Bytes);
@@ -144,8 +144,7 @@ impl Catalog {
         if name.is_empty() || name.len() > 63 || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(malformed(name, "no name of a node; give 1 to 63 letters, digits, dots and dashes"));
         }
-        let port = peer.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        if !is_address(peer) {
             return Err(malformed(peer, "not of the form host:port"));
         }
         let instance = candidate.instance.to_string();

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::{Catalog, GROUP, MembershipError, Write, keyspace};
-use crate::{Consistency, Node, config::MemberInfo, node::Inner, publish::Feeds};
+use crate::{Node, config::MemberInfo, node::Inner, publish::Feeds};
 
 /// Who the log says has changed the catalog.
 const ACTOR: &str = "placement";
@@ -62,7 +62,7 @@ impl CatalogWatch {
         self.0.members.read().clone()
     }
 
-    /// Follows the local replica until the node stops.
+    /// Follows the local replica.
     pub(crate) async fn follow(self, inner: Arc<Inner>) {
         let state = inner.store.state().clone();
         let mut revision = subscribe(&inner.feeds, &state);
@@ -78,7 +78,6 @@ impl CatalogWatch {
             tokio::select! {
                 changed = revision.changed() => if changed.is_err() { revision = subscribe(&inner.feeds, &state) },
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
-                () = inner.stop.cancelled() => return,
             }
         }
     }
@@ -113,9 +112,9 @@ impl Node {
             let (actor, reason) = (ACTOR.into(), reason.to_owned());
             let txn = Txn { then, actor, reason, base: Some(base), ..Txn::default() };
             match self.txn(&keyspace(), txn).await.map_err(|error| not_written(&error))? {
-                // Whoever asks here next sees it.
                 Outcome::Applied(_) | Outcome::Repeated(_) => {
-                    let _ = self.range(&keyspace(), &kv_core::KeyRange::All, None, 1, Consistency::Linearizable).await;
+                    // Whoever asks here next sees it; without that it is seen a moment later.
+                    let _ = self.read_barrier(GROUP).await;
                     let known = Catalog::load(self.0.store.state(), self.0.cluster);
                     self.0.catalog.set(known.map_err(|error| not_written(&error))?);
                     return Ok(answer);
@@ -128,10 +127,8 @@ impl Node {
 
     /// Writes the catalog of a cluster that has none yet.
     pub(crate) async fn found_catalog(&self, founders: &[MemberInfo]) -> Result<(), MembershipError> {
-        let before = super::scan(self.0.store.state()).map_err(|error| {
-            let reason = error.to_string();
-            MembershipError::NotWritten { reason }
-        })?;
+        let before = super::scan(self.0.store.state());
+        let before = before.map_err(|error| MembershipError::NotWritten { reason: error.to_string() })?;
         let decide = |catalog: Option<&Catalog>| match catalog {
             Some(_) => Ok(((), Vec::new())),
             None => Ok(((), super::change::found(self.0.cluster, founders, &before))),

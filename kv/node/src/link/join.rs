@@ -52,9 +52,9 @@ pub(crate) async fn ask(
     let asking = async {
         let channel = dial::connect(address).await.map_err(NotJoined::Later)?;
         let answer = PeerClient::new(channel).join(request).await.map_err(|status| match status.code() {
-            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
-                NotJoined::Never(status.message().into())
-            }
+            Code::FailedPrecondition | Code::InvalidArgument => NotJoined::Never(status.message().into()),
+            // A member of an older version takes nobody in, and says nothing of whose cluster this is.
+            Code::Unimplemented if cluster.is_none() => NotJoined::Never(status.message().into()),
             _ => NotJoined::Later(status.message().into()),
         })?;
         let answer = answer.into_inner();
@@ -80,10 +80,10 @@ pub(super) fn parse(own: Identity, request: JoinRequest) -> Result<Option<Candid
             return Ok(None);
         }
         let found = <[u8; 16]>::try_from(request.cluster.as_ref()).map(ClusterId::new);
-        let found = found.map_or_else(|_| "another cluster".to_owned(), |cluster| format!("cluster {cluster}"));
+        let found = found.map_or_else(|_| "an unknown one".to_owned(), |cluster| cluster.to_string());
         return Err(Status::failed_precondition(format!(
-            "the data directory of {} belongs to {found}, and this is cluster {}; start it without --join, or with an \
-             empty --data-dir",
+            "the data directory of {} belongs to another cluster ({found}) than {}; correct --data-dir, or which nodes it \
+             is started with",
             request.name, own.cluster
         )));
     }

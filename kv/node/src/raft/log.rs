@@ -61,6 +61,17 @@ impl LogStore {
     }
 }
 
+/// The last entry that was purged of a group's log, and the last there is.
+pub(crate) fn ends(log: &RaftLog, group: GroupId) -> io::Result<(Option<LogId>, Option<LogId>)> {
+    let bounds = log.bounds(group)?;
+    let purged: Option<LogId> = bounds.purged.map(|bytes| decode_stored("purged log id", &bytes)).transpose()?;
+    let last = match bounds.last {
+        Some((_, bytes)) => Some(decode_stored::<Entry>("last log entry", &bytes)?.log_id),
+        None => purged,
+    };
+    Ok((purged, last))
+}
+
 /// A range with both ends known: from (inclusive), to (exclusive).
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
@@ -127,12 +138,7 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let bounds = self.log.bounds(self.group)?;
-        let purged: Option<LogId> = bounds.purged.map(|bytes| decode_stored("purged log id", &bytes)).transpose()?;
-        let last = match bounds.last {
-            Some((_, bytes)) => Some(decode_stored::<Entry>("last log entry", &bytes)?.log_id),
-            None => purged,
-        };
+        let (purged, last) = ends(&self.log, self.group)?;
         Ok(LogState { last_purged_log_id: purged, last_log_id: last })
     }
 
@@ -202,9 +208,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-type Finished = oneshot::Receiver<Result<(), kv_store::StoreError>>;
+pub(crate) type Finished = oneshot::Receiver<Result<(), kv_store::StoreError>>;
 
-fn completion() -> (kv_store::Done, Finished) {
+/// What is called when something is on disk, and what waits for that.
+pub(crate) fn completion() -> (kv_store::Done, Finished) {
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
         // Nobody waits any more only if the group has been shut down.
@@ -213,7 +220,7 @@ fn completion() -> (kv_store::Done, Finished) {
     (done, told)
 }
 
-async fn finished(told: Finished) -> io::Result<()> {
+pub(crate) async fn finished(told: Finished) -> io::Result<()> {
     match told.await {
         Ok(result) => result.map_err(io::Error::from),
         Err(_) => Err(io::Error::other("the raft log's writer has stopped")),

@@ -6,7 +6,7 @@ mod machine;
 mod network;
 mod types;
 
-pub(crate) use log::LogStore;
+pub(crate) use log::{LogStore, completion, ends, finished};
 pub(crate) use machine::{Machine, SnapshotData, meta as applied_meta};
 pub(crate) use network::Network;
 pub(crate) use types::*;

@@ -6,7 +6,6 @@ use netstate_proto::v1::{self as pb, keyspace_move::Stage};
 use serde_json::json;
 use tokio::time;
 
-use super::nodes::line;
 use crate::{commands::signals::Ends, console::talk, failure::Failure, human, session::Session};
 
 /// Between two looks at how far a move is.
@@ -96,7 +95,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<(), Failure> {
         return Ok(());
     }
     let mut ends = Ends::listen()?;
-    let line = line(session.console);
+    let line = session.console.line();
     loop {
         // The node asked may not have heard of it yet.
         let moves = session.client.list_moves(pb::ListMovesRequest {}).await?.moves;

@@ -2,16 +2,10 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use netstate_proto::v1::{self as pb, change_node_request::Change};
 use tokio::time::{self, Instant};
 
-use crate::{
-    console::{Console, talk},
-    failure::Failure,
-    session::Session,
-    values::Span,
-};
+use crate::{console::talk, failure::Failure, session::Session, values::Span};
 
 /// Between two looks at how far a change is.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -190,7 +184,7 @@ pub(super) async fn wait(
     if wait.no_wait {
         return Ok(());
     }
-    let line = line(session.console);
+    let line = session.console.line();
     let deadline = Instant::now() + wait.patience.get();
     let mut seen = 0;
     loop {
@@ -216,16 +210,6 @@ pub(super) async fn wait(
         }
         time::sleep(LOOK_EVERY).await;
     }
-}
-
-pub(super) fn line(console: Console) -> ProgressBar {
-    let target = if console.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let line = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
-        line.set_style(style);
-    }
-    line.enable_steady_tick(Duration::from_millis(100));
-    line
 }
 
 #[cfg(test)]
