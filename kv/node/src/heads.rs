@@ -113,15 +113,12 @@ impl Heads {
     }
 }
 
-/// Tells and compares until the node stops.
+/// Tells and compares.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(inner.timing.compare_heads);
     let mut warned: HashMap<GroupId, Vec<NodeId>> = HashMap::new();
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = inner.stop.cancelled() => return,
-        }
+        ticks.tick().await;
         tell(&inner).await;
         for group in &inner.groups {
             if group.leadership.problem().is_some() {

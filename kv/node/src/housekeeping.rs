@@ -23,7 +23,7 @@ const KEEP_ENTRIES: u64 = 1024;
 /// … unless they are large: then as many as make up these bytes.
 const KEEP_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Runs until the node stops.
+/// Goes on with all of it, now and then and when asked to.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(inner.timing.housekeeping);
     let mut flushed: HashMap<GroupId, Flushed> = HashMap::new();
@@ -34,7 +34,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = inner.reclaim.hurry.notified() => {}
-            () = inner.stop.cancelled() => return,
         }
         let appended = inner.groups.iter().map(|group| group.appended.load(Ordering::Relaxed)).sum();
         let idle = std::mem::replace(&mut last_appended, appended) == appended && appended > settled;

@@ -88,9 +88,8 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
         {
             inner.failure.report(&reason);
         }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = inner.stop.cancelled() => return,
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -128,7 +127,6 @@ pub(crate) async fn introduce(node: Node, own: Candidate) {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(INTRODUCE_PAUSE), if again => {}
-            () = inner.stop.cancelled() => return,
         }
     }
 }

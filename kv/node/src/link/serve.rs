@@ -12,6 +12,7 @@ use kv_proto::peer::v1::{
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc},
+    task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -115,6 +116,8 @@ async fn serve<H: Handler>(
     handler: Arc<H>,
 ) {
     let places = Arc::new(Semaphore::new(SERVED_AT_ONCE));
+    // They end with this call, and nothing keeps the store of a node that has stopped open.
+    let mut answered = JoinSet::new();
     while let Ok(Some(frame)) = requests.message().await {
         for request in frame.messages {
             let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -123,7 +126,8 @@ async fn serve<H: Handler>(
             // Log entries have to reach their group in the order in which they were sent: the first poll hands them
             // over, the rest only waits.
             let ready = if ordered { futures::poll!(&mut answering) } else { Poll::Pending };
-            tokio::spawn(async move {
+            while answered.try_join_next().is_some() {}
+            answered.spawn(async move {
                 let answer = match ready {
                     Poll::Ready(answer) => answer,
                     Poll::Pending => answering.await,
@@ -134,6 +138,7 @@ async fn serve<H: Handler>(
             });
         }
     }
+    answered.join_all().await;
 }
 
 async fn answer<H: Handler>(from: NodeId, request: Message, handler: Arc<H>) -> Message {

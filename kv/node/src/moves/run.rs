@@ -26,12 +26,11 @@ impl Drop for Carried {
     }
 }
 
-/// Runs until the node stops.
+/// Has every move carried out that this node is to.
 pub(crate) async fn run(node: Node) {
     let mut carried: HashMap<Keyspace, Carried> = HashMap::new();
     let (mut term, mut begun) = (None, 0);
     let mut watch = node.watch(&book::keyspace(), node.head(&book::keyspace()).revision);
-    let stop = node.0.stop.clone();
     loop {
         tokio::select! {
             told = watch.next() => if told.is_err() {
@@ -40,7 +39,6 @@ pub(crate) async fn run(node: Node) {
                 tokio::time::sleep(LOOK_AGAIN).await;
             },
             () = tokio::time::sleep(LOOK_AGAIN) => {}
-            () = stop.cancelled() => return,
         }
         let leads = node.leads(node.group_of(&book::keyspace()));
         if leads != term {

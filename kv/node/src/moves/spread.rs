@@ -19,17 +19,13 @@ const DECIDED_TIMES: u32 = 3;
 /// A keyspace that has moved stays for so long.
 const SETTLES: Duration = Duration::from_secs(1800);
 
-/// Runs until the node stops; does something while it leads the group of moves.
+/// Does something while this node leads the group of moves.
 pub(crate) async fn run(node: Node) {
-    let stop = node.0.stop.clone();
     let mut measured: Option<(Instant, HashMap<Keyspace, Revision>)> = None;
     let mut settled: HashMap<Keyspace, Instant> = HashMap::new();
     let mut decided: Option<((Keyspace, GroupId), u32)> = None;
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(MEASURE_EVERY) => {}
-            () = stop.cancelled() => return,
-        }
+        tokio::time::sleep(MEASURE_EVERY).await;
         if node.leads(node.group_of(&super::book::keyspace())).is_none() {
             (measured, decided) = (None, None);
             continue;
