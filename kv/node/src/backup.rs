@@ -12,11 +12,12 @@ use std::{
     time::Duration,
 };
 
-use kv_core::{ClusterId, GroupId, Keyspace, NodeId, Timestamp};
+use kv_core::{ClusterId, GroupId, InstanceId, Keyspace, NodeId, Timestamp};
 use kv_store::{
-    Identity,
+    Identity, Membership as Directory, OpenError,
     backup::{self, Backup, BackupError, Contents, Header, Placed, Point, RAISE_MAX, Restored},
 };
+use rand::RngExt;
 
 use crate::{
     config::{Config, ConfigError, Member, MemberInfo},
@@ -87,6 +88,9 @@ pub enum RestoreError {
     /// It could not be restored.
     #[error(transparent)]
     Restore(#[from] backup::RestoreError),
+    /// Who the members are could not be noted beside it; it is to be restored again.
+    #[error("the members could not be noted in the data directory")]
+    Membership(#[from] OpenError),
 }
 
 impl Node {
@@ -155,6 +159,8 @@ pub fn restore(order: &RestoreOrder, progress: &mut dyn FnMut(u64, u64)) -> Resu
         &contents,
         &mut |read| progress(contents.bytes + read, twice),
     )?;
+    let peers = members.into_iter().map(|member| (member.id, member.name, member.peer)).collect();
+    Directory { instance: InstanceId::new(rand::rng().random()), peers }.write(&order.data_dir)?;
     Ok(RestoredNode { cluster, node: own, contents, restored: done })
 }
 

@@ -98,6 +98,7 @@ async fn known(
     let peer = |(id, name, peer)| MemberInfo { id, name, peer };
     let mut members: Vec<_> = membership.peers.into_iter().map(peer).collect();
     if founder {
+        check_founder(config, &identity)?;
         members = config.members();
     } else if let Some(own) = members.iter().find(|member| member.id == identity.node) {
         check_name(config, &own.name)?;
@@ -201,6 +202,25 @@ fn check_name(config: &Config, found: &str) -> Result<(), StartError> {
         "{} is the data directory of node {found:?}, and this one is named {:?}; correct --name or --data-dir",
         config.data_dir.display(),
         config.name
+    );
+    Err(StartError::NotMember { reason })
+}
+
+/// The directory of a founder that has not noted yet who the members are: those that it was founded with.
+fn check_founder(config: &Config, identity: &Identity) -> Result<(), StartError> {
+    let own = (config.cluster(), config.own_id());
+    if config.initial_cluster.is_empty() || own == (identity.cluster, identity.node) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} is the data directory of node {} of cluster {}, and {:?} of this --initial-cluster is node {} of cluster {}; \
+         correct --data-dir, --name or --initial-cluster",
+        config.data_dir.display(),
+        identity.node,
+        identity.cluster,
+        config.name,
+        own.1,
+        own.0
     );
     Err(StartError::NotMember { reason })
 }

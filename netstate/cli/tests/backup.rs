@@ -8,7 +8,6 @@ mod support;
 use std::{
     collections::BTreeMap,
     path::Path,
-    process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,36 +15,15 @@ use std::{
 };
 
 use etcd_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, RangeResponse, WatchCreateRequest,
-    WatchRequest, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient,
-    watch_request::RequestUnion,
+    LeaseGrantRequest, LeaseTimeToLiveRequest, WatchCreateRequest, WatchRequest, lease_client::LeaseClient,
+    watch_client::WatchClient, watch_request::RequestUnion,
 };
 use netstate_client::{Client, WatchEvent};
 use netstate_proto::v1::{self as pb, host_report::Have, host_report::Hello};
-use support::{Processes, endpoints, item, origin, register_host, until};
-use tonic::transport::{Channel, Endpoint};
-
-fn netstate(servers: Option<&Processes>, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netstate"));
-    if let Some(cluster) = servers {
-        let addresses: Vec<_> = (0..cluster.size()).map(|at| cluster.client_address(at)).collect();
-        command.args(["--servers", &addresses.join(",")]);
-    }
-    command.args(args).output().unwrap()
-}
-
-/// Standard output of a command that ends well.
-fn done(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Standard error of a command that is refused.
-fn refused(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use support::{
+    Processes, channel, done, endpoints, item, led, netstate, origin, put, range, refused, register_host, until,
+};
+use tonic::transport::Channel;
 
 /// Restores every server of a cluster that is not started, and starts them.
 fn restore(cluster: &mut Processes, file: &Path, more: &[&str]) {
@@ -57,33 +35,6 @@ fn restore(cluster: &mut Processes, file: &Path, more: &[&str]) {
         done(&netstate(None, &args));
     }
     (0..cluster.size()).for_each(|at| cluster.spawn(at));
-}
-
-fn channel(cluster: &Processes) -> Channel {
-    let endpoint = |at| Endpoint::from_shared(format!("http://{}", cluster.client_address(at))).unwrap();
-    Channel::balance_list((0..cluster.size()).map(endpoint))
-}
-
-async fn put(channel: &Channel, key: &str, value: &str, lease: i64) -> Option<i64> {
-    let request =
-        PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..PutRequest::default() };
-    let put = KvClient::new(channel.clone()).put(request).await.ok()?;
-    put.into_inner().header.map(|header| header.revision)
-}
-
-/// All keys that start so.
-async fn range(channel: &Channel, prefix: &str) -> RangeResponse {
-    until("a range is answered", async || {
-        let (mut key, mut range_end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
-        match range_end.last_mut() {
-            Some(last) => *last += 1,
-            // Every key.
-            None => (key, range_end) = (vec![0], vec![0]),
-        }
-        let request = RangeRequest { key: key.into(), range_end: range_end.into(), ..RangeRequest::default() };
-        Some(KvClient::new(channel.clone()).range(request).await.ok()?.into_inner())
-    })
-    .await
 }
 
 /// Attaches an endpoint, unless that was done by an attempt whose answer was lost.
@@ -108,15 +59,6 @@ async fn network(client: &Client, name: &str, pool: &str) {
             Ok(_) => Some(()),
             Err(error) => (error.code() == Some(tonic::Code::AlreadyExists)).then_some(()),
         }
-    })
-    .await;
-}
-
-/// Returns when every group has a leader.
-async fn led(client: &Client) {
-    until("every group has a leader", async || {
-        let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
-        (!status.groups.is_empty() && status.groups.iter().all(|group| !group.leader.is_empty())).then_some(())
     })
     .await;
 }
@@ -340,9 +282,12 @@ async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &Client) 
     new.spawn(2);
     until("the old server is turned away", async || new.said(2).contains("belongs to another cluster").then_some(()))
         .await;
-    let status = client.cluster_status(pb::ClusterStatusRequest {}).await.unwrap();
-    let reachable = |name: &str| status.nodes.iter().any(|node| node.name == name && node.reachable);
-    assert!(!reachable("n3") && (reachable("n1") || reachable("n2")), "{status:?}");
+    until("it is not among the others", async || {
+        let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
+        let reachable = |name: &str| status.nodes.iter().any(|node| node.name == name && node.reachable);
+        (!reachable("n3") && (reachable("n1") || reachable("n2"))).then_some(())
+    })
+    .await;
     new.kill(2);
     std::fs::remove_dir_all(new.data_dir(2)).unwrap();
     std::fs::rename(new.folder().join("aside"), new.data_dir(2)).unwrap();

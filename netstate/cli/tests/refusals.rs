@@ -66,7 +66,7 @@ async fn another_clusters_data_and_data_in_use_are_refused() {
             founders,
         ])
     };
-    let in_use = start("n1", "n1=127.9.9.9:2380");
+    let in_use = start("n1", &cluster.founders());
     assert_eq!(in_use.status.code(), Some(1), "{}", said(&in_use));
     assert!(said(&in_use).contains("in use"), "{}", said(&in_use));
     let mut cluster = cluster;

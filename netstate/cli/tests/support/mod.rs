@@ -5,13 +5,15 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
+use etcd_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, kv_client::KvClient};
 use netstate_client::{Client, Options};
 use netstate_proto::v1 as pb;
+use tonic::transport::{Channel, Endpoint};
 
 /// How long a condition may take to come true on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -81,7 +83,7 @@ impl Processes {
         format!("{}:{}", self.address, 2380 + 10 * at)
     }
 
-    fn peer_address(&self, at: usize) -> String {
+    pub(crate) fn peer_address(&self, at: usize) -> String {
         format!("{}:{}", self.address, 2381 + 10 * at)
     }
 
@@ -109,6 +111,16 @@ impl Processes {
     pub(crate) fn spawn(&mut self, at: usize) {
         assert!(self.servers[at].is_none());
         self.run(at, self.command(at));
+    }
+
+    /// Starts a server that isn't running and joins the cluster of another one.
+    pub(crate) fn spawn_joining(&mut self, at: usize, other: usize) {
+        assert!(self.servers[at].is_none());
+        let server = self.command(at);
+        let mut command = Command::new(server.get_program());
+        let fixed = server.get_args().take_while(|arg| *arg != "--initial-cluster");
+        command.args(fixed).args(["--join", &self.peer_address(other)]);
+        self.run(at, command);
     }
 
     fn run(&mut self, at: usize, mut command: Command) {
@@ -237,4 +249,62 @@ pub(crate) async fn endpoints(client: &Client) -> Vec<pb::Endpoint> {
         all.extend(chunk.endpoints);
     }
     all
+}
+
+pub(crate) fn netstate(servers: Option<&Processes>, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netstate"));
+    if let Some(cluster) = servers {
+        let addresses: Vec<_> = (0..cluster.size()).map(|at| cluster.client_address(at)).collect();
+        command.args(["--servers", &addresses.join(",")]);
+    }
+    command.args(args).output().unwrap()
+}
+
+/// Standard output of a command that ends well.
+pub(crate) fn done(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Standard error of a command that is refused.
+pub(crate) fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub(crate) fn channel(cluster: &Processes) -> Channel {
+    let endpoint = |at| Endpoint::from_shared(format!("http://{}", cluster.client_address(at))).unwrap();
+    Channel::balance_list((0..cluster.size()).map(endpoint))
+}
+
+pub(crate) async fn put(channel: &Channel, key: &str, value: &str, lease: i64) -> Option<i64> {
+    let request =
+        PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), lease, ..PutRequest::default() };
+    let put = KvClient::new(channel.clone()).put(request).await.ok()?;
+    put.into_inner().header.map(|header| header.revision)
+}
+
+/// All keys that start so.
+pub(crate) async fn range(channel: &Channel, prefix: &str) -> RangeResponse {
+    until("a range is answered", async || {
+        let (mut key, mut range_end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
+        match range_end.last_mut() {
+            Some(last) => *last += 1,
+            // Every key.
+            None => (key, range_end) = (vec![0], vec![0]),
+        }
+        let request = RangeRequest { key: key.into(), range_end: range_end.into(), ..RangeRequest::default() };
+        Some(KvClient::new(channel.clone()).range(request).await.ok()?.into_inner())
+    })
+    .await
+}
+
+/// Returns when every group has a leader.
+pub(crate) async fn led(client: &Client) {
+    until("every group has a leader", async || {
+        let status = client.cluster_status(pb::ClusterStatusRequest {}).await.ok()?;
+        (!status.groups.is_empty() && status.groups.iter().all(|group| !group.leader.is_empty())).then_some(())
+    })
+    .await;
 }

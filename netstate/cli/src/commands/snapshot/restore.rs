@@ -122,7 +122,7 @@ fn named(given: &[At]) -> Result<BTreeMap<Keyspace, Revision>, Failure> {
 fn failed(error: RestoreError) -> Failure {
     match error {
         RestoreError::Config(_) | RestoreError::Raise { .. } => Failure::usage(error.to_string()),
-        RestoreError::Backup(_) | RestoreError::Restore(_) => Failure::refused(error),
+        RestoreError::Backup(_) | RestoreError::Restore(_) | RestoreError::Membership(_) => Failure::refused(error),
     }
 }
 
