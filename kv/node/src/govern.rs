@@ -34,6 +34,7 @@ use crate::{
     link::Links,
     node::Inner,
     raft::{MemberNode, decode, encode},
+    rest,
 };
 
 /// A node is given leaders back only when it has been reachable for so long.
@@ -56,32 +57,32 @@ const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// What a node says of one group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Surveyed {
-    group: GroupId,
+    pub(crate) group: GroupId,
     /// Its replica here is out of service.
-    broken: bool,
+    pub(crate) broken: bool,
     /// Said by the leader only.
-    led: Option<Led>,
+    pub(crate) led: Option<Led>,
 }
 
 /// What a leader knows of its group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Led {
-    term: u64,
+pub(crate) struct Led {
+    pub(crate) term: u64,
     /// During a change: those that vote after it.
-    voters: BTreeSet<NodeId>,
-    learners: BTreeSet<NodeId>,
-    joint: bool,
-    last: u64,
+    pub(crate) voters: BTreeSet<NodeId>,
+    pub(crate) learners: BTreeSet<NodeId>,
+    pub(crate) joint: bool,
+    pub(crate) last: u64,
     /// How far each other replica's log is known to be the same.
-    matched: BTreeMap<NodeId, Option<u64>>,
+    pub(crate) matched: BTreeMap<NodeId, Option<u64>>,
 }
 
 /// What a node says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Survey {
     /// Its disk takes no more writes.
-    full: bool,
-    groups: Vec<Surveyed>,
+    pub(crate) full: bool,
+    pub(crate) groups: Vec<Surveyed>,
 }
 
 /// How the cluster is placed, as whoever leads group 0 saw it last.
@@ -138,6 +139,7 @@ impl Group {
     async fn step(&self, step: &Step, catalog: Option<&Catalog>) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.get()).collect::<BTreeSet<_>>();
+        rest::rouse(&self.raft, &self.leadership).await;
         match step {
             Step::AddLearner { node, .. } => {
                 let record =
@@ -156,7 +158,7 @@ impl Group {
                 self.raft.change_membership(change, true).await.map_err(|error| text(&error))?;
             }
             Step::TransferLeader { to, .. } => {
-                self.raft.trigger().transfer_leader(to.get()).await.map_err(|error| text(&error))?;
+                self.hand_over(*to).await.map_err(|error| text(&error))?;
             }
         }
         Ok(())
@@ -171,6 +173,7 @@ impl Group {
             metrics.membership_config.membership().get_joint_config().last().cloned().unwrap_or_default()
         };
         tracing::info!(group = %self.id, voters = ?led.voters, ?target, "finishing a change of members");
+        rest::rouse(&self.raft, &self.leadership).await;
         if let Err(error) = self.raft.change_membership(target, true).await {
             tracing::debug!(group = %self.id, %error, "not finished yet");
         }

@@ -131,6 +131,7 @@ impl Quarantine {
 #[derive(Clone)]
 pub(crate) struct Leadership {
     metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
+    resting: Arc<AtomicBool>,
     pub(crate) quarantine: Quarantine,
 }
 
@@ -148,6 +149,16 @@ impl Leadership {
     /// Who leads, as far as this node knows.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.metrics.borrow_watched().current_leader.map(NodeId::new)
+    }
+
+    /// Whether the group's timers are stopped, because there is nothing to do.
+    pub(crate) fn rests(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
+    }
+
+    /// Changes with whatever becomes known of the group.
+    pub(crate) fn changes(&self) -> WatchReceiverOf<Types, openraft::RaftMetrics<Types>> {
+        self.metrics.clone()
     }
 
     /// The term.
@@ -181,6 +192,7 @@ pub(crate) struct Group {
     pub(crate) counts: Arc<GroupCounts>,
     /// For how long a leader that no majority answers is still called one.
     quorum_patience: Duration,
+    handed_over: AtomicBool,
 }
 
 /// What all groups of a node share.
@@ -232,7 +244,7 @@ impl Group {
         let raft = Raft::new(shared.own.get(), config, network, log, machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let leadership = Leadership { metrics: raft.metrics(), quarantine };
+        let leadership = Leadership { metrics: raft.metrics(), resting: Arc::default(), quarantine };
         tokio::spawn(observe(id, leadership.clone(), leads, counts.clone(), shared.observer.clone()));
         let (entered, ending) = (leadership.quarantine.entered.clone(), raft.clone());
         tokio::spawn(shared.stop.clone().run_until_cancelled_owned(async move {
@@ -262,7 +274,8 @@ impl Group {
         );
         let forwarder = Forwarder::start(id, shared.links.clone(), shared.timing.commit_timeout);
         let quorum_patience = shared.timing.election_max * UNANSWERED_LEASES;
-        tokio::spawn(lessor.clone().run(leadership.clone(), proposer.clone(), shared.stop.clone()));
+        let ending = lessor.clone().run(leadership.clone(), proposer.clone());
+        tokio::spawn(shared.stop.clone().run_until_cancelled_owned(ending));
         Ok(Group {
             id,
             raft,
@@ -275,16 +288,35 @@ impl Group {
             appended,
             counts,
             quorum_patience,
+            handed_over: AtomicBool::new(false),
         })
+    }
+
+    /// Has the group's timers stopped, or go on. Whoever asks something of it is answered either way.
+    pub(crate) fn rest(&self, rests: bool) {
+        if self.leadership.resting.swap(rests, Ordering::Relaxed) != rests {
+            self.raft.runtime_config().tick(!rests);
+        }
+    }
+
+    /// Has another node lead. From here on this one takes no writes and sends no heartbeats, so that somebody is elected if
+    /// the other does not take over.
+    pub(crate) async fn hand_over(&self, to: NodeId) -> Result<(), openraft::errors::Fatal<Types>> {
+        self.handed_over.store(true, Ordering::SeqCst);
+        let asked = self.raft.trigger().transfer_leader(to.get()).await;
+        self.handed_over.store(true, Ordering::SeqCst);
+        asked
+    }
+
+    /// Whether that was done since the last question.
+    pub(crate) fn was_handed_over(&self) -> bool {
+        self.handed_over.swap(false, Ordering::SeqCst)
     }
 
     /// Who leads, for people. This node itself only while a majority answers it: openraft goes on calling it the leader
     /// without one, for nobody else can be elected.
     pub(crate) fn led_by(&self, metrics: &RaftMetrics<Types>) -> Option<NodeId> {
-        let answered = || {
-            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-            alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < self.quorum_patience)
-        };
+        let answered = || self.leadership.rests() || answered_within(metrics, self.quorum_patience);
         metrics.current_leader.filter(|leader| *leader != metrics.id || answered()).map(NodeId::new)
     }
 
@@ -305,6 +337,12 @@ impl Group {
             tracing::debug!(group = %self.id, %error, "not founded anew");
         }
     }
+}
+
+/// Whether a majority has answered a leader in the time up to now.
+pub(crate) fn answered_within(metrics: &RaftMetrics<Types>, time: Duration) -> bool {
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < time)
 }
 
 fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {

@@ -23,13 +23,16 @@ use std::{
 
 use kv_core::{Effect, GroupId, Keyspace, LeaseId, Phase, Txn};
 use kv_store::State;
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use crate::{group::Leadership, proposer::Proposer};
 
-/// Between two looks at the deadlines; a lease ends this much late at most when nothing else is going on.
+/// Between two looks at the deadlines, unless one is nearer.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Leases ended, or written down, in one go. The next follow when these are done.
@@ -56,6 +59,8 @@ struct Inner {
     group: GroupId,
     state: State,
     table: Mutex<Table>,
+    /// Something has become due that was not.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -122,7 +127,7 @@ pub(crate) enum Renewed {
 
 impl Lessor {
     pub(crate) fn new(group: GroupId, state: State) -> Self {
-        Lessor(Arc::new(Inner { group, state, table: Mutex::default() }))
+        Lessor(Arc::new(Inner { group, state, table: Mutex::default(), news: Notify::new() }))
     }
 
     /// Effects were applied.
@@ -150,6 +155,7 @@ impl Lessor {
                 Effect::Compact { .. } | Effect::Record { .. } => {}
             }
         }
+        self.0.news.notify_one();
     }
 
     /// Begins to count a keyspace's leases when it is here, and stops when it moves away. All begin with all of their time:
@@ -194,20 +200,24 @@ impl Lessor {
         Some(Remaining { ttl: known.ttl, left: known.deadline.saturating_duration_since(Instant::now()) })
     }
 
-    /// Runs until the node stops.
-    pub(crate) async fn run(self, leadership: Leadership, proposer: Proposer, stop: CancellationToken) {
+    /// Ends what expires while this node leads the group.
+    pub(crate) async fn run(self, leadership: Leadership, proposer: Proposer) {
+        let mut changes = leadership.changes();
         loop {
             let leads = leadership.leads();
             self.follow(leads);
             if let Some(term) = leads {
                 self.act(term, &proposer).await;
             }
-            let next = self.0.table.lock().due.first().map(|(due, ..)| *due);
             let now = Instant::now();
-            let next = next.map_or(now + TICK, |due| due.clamp(now + TICK / 4, now + TICK));
+            let due = self.0.table.lock().due.first().map_or(now + FOREVER, |(due, ..)| *due);
+            // However much changes, it is not looked at more often.
+            sleep_until(due.clamp(now + TICK / 4, now + TICK)).await;
             tokio::select! {
-                () = sleep_until(next) => {}
-                () = stop.cancelled() => return,
+                () = sleep_until(due) => {}
+                () = self.0.news.notified() => {}
+                // Once the group has ended there is nothing left to do.
+                changed = changes.changed() => if changed.is_err() { return },
             }
         }
     }

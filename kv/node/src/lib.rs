@@ -45,6 +45,7 @@ mod publish;
 mod raft;
 mod repair;
 mod requests;
+mod rest;
 mod snapshot;
 mod trace;
 mod watch;

@@ -33,6 +33,7 @@ use crate::{
     publish::{self, Feeds},
     raft,
     repair::Outgoing,
+    rest::{self, Rest},
     snapshot::{Incoming, Pace},
     trace::TARGET as TRACE_TARGET,
     watch::{History, Watch},
@@ -77,6 +78,8 @@ pub struct GroupStatus {
     pub keyspaces: u64,
     /// Of their heads, at `applied` or a moment later.
     pub fold: Fold,
+    /// Nothing is to be done in it, so nothing of it wakes up.
+    pub resting: bool,
     /// Why this replica serves nothing, if so.
     pub problem: Option<String>,
 }
@@ -150,6 +153,7 @@ pub(crate) struct Inner {
     /// Cancelled when the process has to start again, to finish a repair.
     pub(crate) restart: CancellationToken,
     pub(crate) heads: Heads,
+    pub(crate) rest: Rest,
     pub(crate) reclaim: Reclaiming,
     pub(crate) feeds: Arc<Feeds>,
 }
@@ -279,6 +283,7 @@ impl Node {
             outgoing: Outgoing::new(pace),
             restart: CancellationToken::new(),
             heads: Heads::default(),
+            rest: Rest::default(),
             reclaim: Reclaiming::default(),
             feeds,
         });
@@ -288,6 +293,7 @@ impl Node {
         inner.until_stop(members::follow(inner.clone()));
         inner.until_stop(members::introduce(node.clone(), founding::candidate(&config, origin.instance)));
         inner.until_stop(heads::run(inner.clone()));
+        inner.until_stop(rest::run(inner.clone()));
         inner.until_stop(housekeeping::run(inner.clone()));
         inner.until_stop(govern::run(node.clone()));
         inner.until_stop(moves::run(node.clone()));
@@ -575,7 +581,7 @@ impl Node {
     pub async fn hand_over(&self, group: GroupId, to: NodeId) {
         if let Some(group) = self.0.group(group) {
             // Should it fail, this node goes on leading.
-            let _ = group.raft.trigger().transfer_leader(to.get()).await;
+            let _ = group.hand_over(to).await;
         }
     }
 
@@ -654,6 +660,7 @@ impl Node {
                 applied: group.published.index(),
                 keyspaces: state.keyspace_count(group.id) as u64,
                 fold: state.fold(group.id),
+                resting: group.leadership.rests(),
                 problem: group.leadership.problem().map(str::to_string),
             }
         };

@@ -31,6 +31,7 @@ use crate::{
     group::Leadership,
     overlay::Overlay,
     raft::{Applied, Proposal, Raft, Types, encode},
+    rest,
     trace::{TARGET, Traced},
 };
 
@@ -253,6 +254,7 @@ impl Task {
 
     /// Works out requests and proposes what they come to.
     async fn work(&mut self, jobs: Vec<Job>) {
+        rest::rouse(&self.raft, &self.leadership).await;
         let Some(term) = self.leadership.leads() else {
             let error = CommitError::NotLeader { group: self.group, leader: self.leadership.leader() };
             jobs.into_iter().for_each(|job| tell(job.answer, Err(error.clone())));

@@ -37,6 +37,7 @@ impl Handler for Inner {
             match kind {
                 Kind::Call => return self.calls.call(from, payload).await,
                 Kind::Survey => return Ok(encode(&self.survey())),
+                Kind::Rest => return self.rest.hear(&self, from, &payload).map(|groups| encode(&groups)),
                 Kind::Heads => return self.heads.hear(&self, from, &payload).map(|()| Bytes::new()),
                 _ => {}
             }
@@ -80,7 +81,9 @@ impl Handler for Inner {
                 }
                 Kind::Fetch => self.fetched(from, group, &payload).await,
                 Kind::Step => self.take_step(group, &payload).await.map(|()| Bytes::new()),
-                Kind::Unspecified | Kind::Call | Kind::Heads | Kind::Survey => Err("unknown kind of request".into()),
+                Kind::Unspecified | Kind::Call | Kind::Rest | Kind::Heads | Kind::Survey => {
+                    Err("unknown kind of request".into())
+                }
             }
         })
     }

@@ -311,3 +311,81 @@ async fn a_read_says_how_stale_it_may_be() {
     let refused = cluster.node(2).fresh_within(group, Duration::from_millis(1)).await.unwrap_err();
     assert!(matches!(refused, ReadError::Stale { age: Some(age), .. } if age >= known), "{refused}");
 }
+
+/// Waits until every replica of every group rests.
+async fn all_rest(cluster: &Cluster) {
+    let rests = |node: &kv_node::Node| node.status().iter().all(|group| group.resting);
+    until("all to rest", async || cluster.nodes.iter().flatten().all(rests).then_some(())).await;
+}
+
+/// Groups in which nothing happens rest, without anybody being elected for it; who is needed wakes up, and a leader that
+/// ends while its groups rest is missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_groups_rest_until_they_are_needed() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("rest");
+    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
+    all_rest(&cluster).await;
+    let terms = |cluster: &Cluster| cluster.node(0).status().iter().map(|group| group.term).collect::<Vec<_>>();
+    let before = terms(&cluster);
+    for n in 1..=3usize {
+        let made = revision(cluster.node(n % 3).txn(&ks, put("k", &n.to_string())).await.unwrap());
+        for node in cluster.nodes.iter().flatten() {
+            let read = node.range(&ks, &KeyRange::All, None, 10, Consistency::Linearizable).await.unwrap();
+            assert_eq!(read.revision, made);
+        }
+        all_rest(&cluster).await;
+    }
+    assert_eq!(terms(&cluster), before, "nobody was missed");
+
+    let leader = cluster.leader(&ks).await;
+    cluster.stop(leader).await;
+    let other = cluster.node((leader + 1) % 3);
+    until("another leader", async || other.txn(&ks, put("k", "4")).await.ok()).await;
+    // Who is not there has not granted it.
+    let ticks =
+        |node: &kv_node::Node| node.status().iter().all(|group| group.leader != Some(node.id()) || !group.resting);
+    until("no leader to rest", async || cluster.nodes.iter().flatten().all(ticks).then_some(())).await;
+    cluster.restart(leader).await;
+    all_rest(&cluster).await;
+}
+
+/// A leader that hands over to a node that does not take over leads no more, and is missed although its group rested.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_handed_to_nobody_elects_somebody() {
+    let cluster = Cluster::start(3).await;
+    let ks = keyspace("handed");
+    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
+    all_rest(&cluster).await;
+    let leader = cluster.leader(&ks).await;
+    let group = cluster.node(leader).group_of(&ks);
+    cluster.node(leader).hand_over(group, kv_core::NodeId::new(9)).await;
+    until("a write to be taken", async || cluster.node(leader).txn(&ks, put("k", "2")).await.ok()).await;
+    all_rest(&cluster).await;
+}
+
+/// Who joins while all rests gets its copies, and a first write after a rest is taken at the first try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_rests_takes_writes_and_members() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("roused");
+    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
+    all_rest(&cluster).await;
+    let leader = cluster.leader(&ks).await;
+    let proposals = || {
+        let all = cluster.node(leader).figures().proposals;
+        all.into_iter().filter(|(what, _)| *what != kv_node::Proposed::Answered).collect::<Vec<_>>()
+    };
+    let before = proposals();
+    cluster.node(leader).txn(&ks, put("k", "2")).await.unwrap();
+    assert_eq!(proposals(), before, "none was refused before");
+    all_rest(&cluster).await;
+    cluster.join(3).await;
+    let joined = cluster.node(3).id();
+    let has_copies = |placement: &kv_node::Placement| {
+        placement.groups.iter().all(|group| group.voters.contains(&joined) || group.learners.contains_key(&joined))
+    };
+    let placement = || cluster.nodes.iter().flatten().find_map(kv_node::Node::placement);
+    until("copies on the new node", async || placement().filter(|now| has_copies(now)).map(drop)).await;
+    all_rest(&cluster).await;
+}

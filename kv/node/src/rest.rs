@@ -1,0 +1,212 @@
+//! Idle groups rest: nothing of them ticks, and one message per pair of nodes stands in for all their heartbeats.
+//!
+//! ```text
+//! leader, nothing written for a while          replica, has all of that log
+//!   every heartbeat: claims of all such groups ──►  rests for as long as claims go on
+//!   rests once all replicas have granted it    ◄──  what is granted
+//! ```
+//!
+//! Must hold: a leader ticks again before a replica stops resting for want of claims, so that nobody is elected who need
+//! not be: it waits less long for a grant than a replica does for a claim. Resting only decides when nobody has to wake up;
+//! who is elected, and what is committed, is decided as ever.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use kv_core::{GroupId, NodeId};
+use kv_proto::peer::v1::Kind;
+use openraft::{ServerState, async_runtime::watch::WatchReceiver};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::{
+    barrier,
+    config::Timing,
+    group::{Group, Leadership, answered_within},
+    node::Inner,
+    raft::{Raft, decode, encode},
+};
+
+/// Heartbeats for which nothing may have been written.
+const IDLE_HEARTBEATS: u32 = 10;
+
+/// How long a majority may take to answer a leader that has rested.
+const ROUSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Replicas of a group that stop resting do so one after the other, not all at once.
+const SLOTS: u64 = 8;
+
+/// A leader's word that it leads a group in a term, and that its log ends at an index, all of it applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub(crate) group: GroupId,
+    pub(crate) term: u64,
+    pub(crate) index: u64,
+}
+
+/// What this node claims, and what it has granted to others.
+#[derive(Default)]
+pub(crate) struct Rest(Mutex<Words>);
+
+#[derive(Default)]
+struct Words {
+    led: HashMap<GroupId, Led>,
+    granted: HashMap<GroupId, Granted>,
+}
+
+struct Led {
+    claim: Claim,
+    since: Instant,
+    /// A majority has answered since then: one that hands over to somebody else is answered no more, and has to be missed.
+    confirmed: bool,
+    /// When the last claim was sent that a replica has granted.
+    grants: HashMap<NodeId, Instant>,
+}
+
+struct Granted {
+    claim: Claim,
+    leader: NodeId,
+    until: Instant,
+}
+
+/// How long a replica rests without a claim.
+fn until(timing: &Timing, own: NodeId, group: GroupId) -> Duration {
+    let slot = own.get().wrapping_add(group.get().into()) % SLOTS;
+    let spread = timing.election_max.saturating_sub(timing.election_min);
+    timing.election_max + spread.mul_f64(slot as f64 / SLOTS as f64)
+}
+
+impl Rest {
+    /// Decides which groups rest here, and returns what is to be claimed of whom.
+    fn look(&self, inner: &Inner, now: Instant) -> HashMap<NodeId, Vec<Claim>> {
+        let timing = &inner.timing;
+        let (mut words, mut claims) = (self.0.lock(), HashMap::<_, Vec<_>>::new());
+        for group in &inner.groups {
+            let Some((claim, others)) = led(group) else {
+                words.led.remove(&group.id);
+                let goes_on = words
+                    .granted
+                    .get(&group.id)
+                    .is_some_and(|granted| now < granted.until && follows(group, granted.leader, granted.claim));
+                if !goes_on {
+                    words.granted.remove(&group.id);
+                }
+                group.rest(goes_on);
+                continue;
+            };
+            words.granted.remove(&group.id);
+            let anew = || Led { claim, since: now, confirmed: false, grants: HashMap::new() };
+            let led = words.led.entry(group.id).or_insert_with(anew);
+            if led.claim != claim || group.was_handed_over() {
+                *led = anew();
+            }
+            led.confirmed |= answered_within(&group.raft.metrics().borrow_watched(), now - led.since);
+            let idle = led.confirmed && now - led.since >= timing.heartbeat * IDLE_HEARTBEATS;
+            let fresh = |node| led.grants.get(node).is_some_and(|sent| now - *sent < timing.election_min / 2);
+            group.rest(idle && others.iter().all(fresh));
+            if idle {
+                others.into_iter().for_each(|node| claims.entry(node).or_default().push(claim));
+            }
+        }
+        claims
+    }
+
+    /// Another node's claims. Returns the groups that rest here from now on.
+    pub(crate) fn hear(&self, inner: &Inner, from: NodeId, payload: &[u8]) -> Result<Vec<GroupId>, String> {
+        let claims: Vec<Claim> = decode(payload).map_err(|error| format!("malformed claims: {error}"))?;
+        let (mut words, now) = (self.0.lock(), Instant::now());
+        let mut rest = Vec::new();
+        for claim in claims {
+            let Some(group) = inner.group(claim.group).filter(|group| follows(group, from, claim)) else { continue };
+            let until = now + until(&inner.timing, inner.id, claim.group);
+            words.granted.insert(claim.group, Granted { claim, leader: from, until });
+            group.rest(true);
+            rest.push(claim.group);
+        }
+        Ok(rest)
+    }
+
+    fn granted(&self, by: NodeId, claims: &[Claim], groups: &[GroupId], sent: Instant) {
+        let mut words = self.0.lock();
+        for claim in claims.iter().filter(|claim| groups.contains(&claim.group)) {
+            if let Some(led) = words.led.get_mut(&claim.group).filter(|led| led.claim == *claim) {
+                led.grants.insert(by, sent);
+            }
+        }
+    }
+}
+
+/// What this node can claim of a group, and which other nodes have replicas of it.
+fn led(group: &Group) -> Option<(Claim, Vec<NodeId>)> {
+    let term = group.leadership.leads()?;
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let index = metrics.last_log_index?;
+    let membership = metrics.membership_config.membership();
+    let settled = metrics.last_applied.as_ref().is_some_and(|applied| applied.index == index);
+    let votes = membership.voter_ids().any(|voter| voter == metrics.id);
+    if !settled || !votes || metrics.current_term != term || membership.get_joint_config().len() > 1 {
+        return None;
+    }
+    let others = membership.nodes().map(|(node, _)| NodeId::new(*node)).filter(|node| node.get() != metrics.id);
+    Some((Claim { group: group.id, term, index }, others.collect()))
+}
+
+/// Whether this replica has all that a claim speaks of.
+fn follows(group: &Group, leader: NodeId, claim: Claim) -> bool {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    group.leadership.problem().is_none()
+        && metrics.state != ServerState::Leader
+        && metrics.current_leader == Some(leader.get())
+        && metrics.current_term == claim.term
+        && metrics.last_log_index == Some(claim.index)
+        && metrics.last_applied.as_ref().is_some_and(|applied| applied.index == claim.index)
+}
+
+/// Has a leader that rests hear from a majority: it may write only for as long after that as its lease lasts, by when it
+/// has been seen that there is something to do.
+pub(crate) async fn rouse(raft: &Raft, leadership: &Leadership) {
+    if leadership.rests() {
+        // Who hears from no majority is told so by what it does next.
+        let _ = tokio::time::timeout(ROUSE_PATIENCE, barrier::read_index(raft)).await;
+    }
+}
+
+/// Claims and looks, every heartbeat.
+pub(crate) async fn run(inner: Arc<Inner>) {
+    let mut ticks = tokio::time::interval(inner.timing.heartbeat);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let sent = Instant::now();
+        for (node, claims) in inner.rest.look(&inner, sent) {
+            let inner = inner.clone();
+            tokio::spawn(inner.stop.clone().run_until_cancelled_owned(async move {
+                let (payload, patience) = (encode(&claims), inner.timing.heartbeat);
+                let asked = inner.links.request(node, Kind::Rest, GroupId::new(0), payload, patience).await;
+                // Without an answer the leaders go on as before, or go on again.
+                if let Some(groups) = asked.ok().and_then(|answer| decode::<Vec<GroupId>>(&answer).ok()) {
+                    inner.rest.granted(node, &claims, &groups, sent);
+                }
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_ticks_before_a_replica_stops_resting() {
+        let timing = Timing::default();
+        for node in (1..10).map(NodeId::new) {
+            for group in (0..256).map(GroupId::new) {
+                // The grant gets old, the next look sees it, and the first tick comes within a heartbeat.
+                let ticks = timing.election_min / 2 + timing.heartbeat * 2;
+                assert!(ticks < until(&timing, node, group));
+            }
+        }
+    }
+}
