@@ -24,9 +24,9 @@ const FRESH: Duration = Duration::from_secs(10);
 /// One replica's word: after this index, this fold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    group: GroupId,
-    index: u64,
-    fold: Fold,
+    pub(crate) group: GroupId,
+    pub(crate) index: u64,
+    pub(crate) fold: Fold,
 }
 
 struct Heard {

@@ -49,6 +49,8 @@ mod rest;
 mod snapshot;
 mod trace;
 mod watch;
+#[cfg(test)]
+mod wire_fixture;
 
 pub use alone::{AloneError, Extent, go_on_alone, positions};
 pub use backup::{BackupRun, RestoreError, RestoreOrder, RestoredNode, restore, verify_backup};

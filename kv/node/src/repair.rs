@@ -35,14 +35,14 @@ use crate::{
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Fetch {
+pub(crate) enum Fetch {
     /// The state as it is now, from its beginning.
     First,
     Next,
 }
 
 #[derive(Serialize, Deserialize)]
-enum Fetched {
+pub(crate) enum Fetched {
     Chunk(Bytes),
     /// That was all.
     End,

@@ -34,7 +34,7 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 const RESUME_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Serialize, Deserialize)]
-enum Part {
+pub(crate) enum Part {
     /// A new transfer; what was received of an earlier one is dropped.
     First,
     Chunk(Bytes),
@@ -45,7 +45,7 @@ enum Part {
 }
 
 #[derive(Serialize, Deserialize)]
-enum PartAnswer {
+pub(crate) enum PartAnswer {
     Next,
     Installed(SnapshotResponse<Types>),
     At(u32),
