@@ -63,6 +63,11 @@ async fn the_network_is_cut() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn disks_and_networks_are_slow() -> Result<()> {
+    play("slow-").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn disks_are_full() -> Result<()> {
     play("full-").await
 }

@@ -49,6 +49,10 @@ pub const REFUSED: Figure = Figure { name: "until a minority refuses a write", l
 pub const DISK_FULL_ONE: Figure = Figure { name: "without writes when the leader's disk is full", limit: Limit::None };
 /// From room on the disk to the first write.
 pub const ROOM_AGAIN: Figure = Figure { name: "from room on the disks to the first write", limit: Limit::None };
+/// How long the cluster is without writes while the disk of one member is slow.
+pub const DISK_SLOW: Figure = Figure { name: "without writes while a disk is slow", limit: Limit::None };
+/// The same while packets to and from one member are lost.
+pub const NETWORK_LOSSY: Figure = Figure { name: "without writes while a network loses packets", limit: Limit::None };
 /// How late a lease ends that nobody keeps alive.
 pub const LEASE_LATE: Figure = Figure { name: "how late a lease ends, new leaders included", limit: Limit::None };
 /// From a flipped bit in a running member's state to the moment when it is found, with something reading it.
@@ -60,6 +64,8 @@ pub const JOINED: Figure =
 pub const REMOVED: Figure = Figure { name: "until a member is removed", limit: Limit::Max(Duration::from_secs(60)) };
 /// From the order to repair a member until it serves again.
 pub const REPAIRED: Figure = Figure { name: "until a damaged member is repaired", limit: Limit::None };
+/// How long a backup of everything takes.
+pub const SAVED: Figure = Figure { name: "until a backup is made", limit: Limit::None };
 /// How long a keyspace takes to another group.
 pub const MOVED: Figure = Figure { name: "until a keyspace has moved", limit: Limit::None };
 /// The longest pause between two answered writes while a member is stopped in order and started again.

@@ -84,6 +84,18 @@ impl Network {
         nft(&self.namespace(&to.to_string()), &rule)
     }
 
+    /// From now on of a hundred packets between a member and the others so many are lost, either way.
+    pub fn lose(&self, member: usize, percent: u32) -> Result<()> {
+        for other in (0..usize::from(self.members)).filter(|other| *other != member) {
+            for (from, to) in [(member, other), (other, member)] {
+                let rule =
+                    format!("add rule inet cut in ip saddr {} numgen random mod 100 < {percent} drop", self.of(from));
+                nft(&self.namespace(&to.to_string()), &rule)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything arrives again.
     pub fn heal(&self) -> Result<()> {
         (0..self.members).try_for_each(|member| nft(&self.namespace(&member.to_string()), "flush chain inet cut in"))

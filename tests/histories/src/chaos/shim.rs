@@ -1,4 +1,5 @@
-//! Small C libraries that stand between a member and the system: one shifts the wall clock, one drops syncs.
+//! Small C libraries that stand between a member and the system: one shifts the wall clock, one makes the disk slow, one
+//! drops syncs.
 //!
 //! Must hold: a shifted clock changes what the wall clock says and nothing else: waiting and measuring go on as they would.
 //!
@@ -8,38 +9,80 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::chaos::scratch::{Scratch, run};
 
-/// A wall clock that can be shifted while the member runs.
-pub struct Clock {
+/// A number that a library follows while the member runs.
+struct Dial {
     library: PathBuf,
-    offset: PathBuf,
+    variable: &'static str,
+    path: PathBuf,
     file: File,
 }
+
+impl Dial {
+    fn make(scratch: &Scratch, library: PathBuf, variable: &'static str, file_name: &str) -> Result<Self> {
+        let path = scratch.dir().join(file_name);
+        let file = File::options().create_new(true).read(true).write(true).open(&path)?;
+        let dial = Dial { library, variable, path, file };
+        dial.set(0)?;
+        Ok(dial)
+    }
+
+    fn set(&self, number: i64) -> Result<()> {
+        Ok(self.file.write_all_at(&number.to_ne_bytes(), 0)?)
+    }
+
+    fn environment(&self) -> Vec<(String, OsString)> {
+        let preload = ("LD_PRELOAD".to_owned(), self.library.clone().into_os_string());
+        vec![preload, (self.variable.to_owned(), self.path.clone().into_os_string())]
+    }
+}
+
+/// A disk that can be made slow while the member runs.
+pub struct SlowDisk(Dial);
+
+impl SlowDisk {
+    /// Makes one that is as fast as it is.
+    pub fn make(scratch: &Scratch, name: &str) -> Result<Self> {
+        let library = build(scratch, "slow", include_str!("shim/slow.c"))?;
+        Ok(SlowDisk(Dial::make(scratch, library, "CHAOS_SLOW", &format!("{name}.slow"))?))
+    }
+
+    /// From now on each sync takes so much longer.
+    pub fn slow_down(&self, by: Duration) -> Result<()> {
+        self.0.set(i64::try_from(by.as_millis())?)
+    }
+
+    /// What a member is started with to have this disk.
+    pub fn environment(&self) -> Vec<(String, OsString)> {
+        self.0.environment()
+    }
+}
+
+/// A wall clock that can be shifted while the member runs.
+pub struct Clock(Dial);
 
 impl Clock {
     /// Makes one that is shifted by so many seconds.
     pub fn make(scratch: &Scratch, name: &str, seconds: i64) -> Result<Self> {
         let library = build(scratch, "clock", include_str!("shim/clock.c"))?;
-        let offset = scratch.dir().join(format!("{name}.clock"));
-        let file = File::options().create_new(true).read(true).write(true).open(&offset)?;
-        let clock = Clock { library, offset, file };
+        let clock = Clock(Dial::make(scratch, library, "CHAOS_CLOCK", &format!("{name}.clock"))?);
         clock.shift(seconds)?;
         Ok(clock)
     }
 
     /// Sets it so many seconds forward of the machine's, or back, at once.
     pub fn shift(&self, seconds: i64) -> Result<()> {
-        Ok(self.file.write_all_at(&seconds.to_ne_bytes(), 0)?)
+        self.0.set(seconds)
     }
 
     /// What a member is started with to have this clock.
     pub fn environment(&self) -> Vec<(String, OsString)> {
-        let preload = ("LD_PRELOAD".to_owned(), self.library.clone().into_os_string());
-        vec![preload, ("CHAOS_CLOCK".to_owned(), self.offset.clone().into_os_string())]
+        self.0.environment()
     }
 }
 
