@@ -95,9 +95,7 @@ impl State {
     ) -> Result<Vec<RevisionChanges>, StoreError> {
         let _hold = self.hold(group, keyspace, after);
         match self.pinned_keyspace(group, keyspace)? {
-            Some((known, pinned)) => {
-                self.history(&pinned, group, &known, after.max(known.forgotten), max, usize::MAX)
-            }
+            Some((known, pinned)) => self.history(&pinned, group, &known, after.max(known.forgotten), max, usize::MAX),
             None => Ok(Vec::new()),
         }
     }

@@ -70,7 +70,7 @@ pub(crate) struct Drain {
 #[command(after_help = "Examples:
   netstate cluster replicas 5          two nodes may fail at a time")]
 pub(crate) struct Replicas {
-    /// How many; an odd number
+    /// How many, 1 to 7; an even number bears no more failures than the odd one below it
     count: u32,
 }
 
