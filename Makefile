@@ -1,7 +1,7 @@
 # make without a target tells what there is.
 CARGO := scripts/with-rocksdb cargo
 
-.PHONY: help build demo test verify bench bench-etcd chaos
+.PHONY: help build demo test verify bench bench-idle bench-etcd chaos
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ bench: ## measures this machine and writes docs/benchmarks.md
 	@scripts/prepare
 	$(CARGO) build --release --locked --package netstate-cli
 	@scripts/bench
+
+bench-idle: ## what a cluster of 256 groups costs that has nothing to do (a minute and a half)
+	@scripts/prepare
+	$(CARGO) build --release --locked --package netstate-cli
+	@scripts/bench-idle
 
 bench-etcd: ## etcd and this with the same load on this machine; writes docs/benchmarks-etcd.md (a quarter of an hour)
 	@scripts/prepare
