@@ -1,7 +1,7 @@
 //! Whose data a node works on: what its directory says, or a cluster that it founds or joins.
 //!
 //! ```text
-//! IDENTITY there ─────────────────────────────► that one, wherever --initial-cluster or --join point
+//! IDENTITY there ─────────────────────────────► that one; --initial-cluster or --join must not point elsewhere
 //! empty, --join ──► MEMBERSHIP ──► ask ──► peers noted ──┐
 //! empty, founder ─► MEMBERSHIP ──────────────────────────┴─► store opened, IDENTITY written last
 //! ```
@@ -15,12 +15,12 @@
 use std::{sync::Arc, time::Duration};
 
 use kv_core::{ClusterId, InstanceId, NodeId};
-use kv_store::{Identity, Membership, Mismatch, OpenError};
+use kv_store::{Identity, Membership};
 use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::{
-    catalog::{Candidate, Catalog, Standing},
+    catalog::{self, Candidate, Catalog, Standing},
     config::{Config, Member, MemberInfo},
     error::StartError,
     link::join::{self, Joined, NotJoined},
@@ -31,6 +31,9 @@ use crate::{
 const JOIN_PATIENCE: Duration = Duration::from_secs(30);
 const JOIN_PAUSE: Duration = Duration::from_millis(500);
 
+/// Leases for which a group may be without a leader while all is well.
+const LED_WITHIN: u32 = 8;
+
 /// What a node starts from.
 pub(crate) struct Origin {
     pub(crate) identity: Identity,
@@ -39,8 +42,6 @@ pub(crate) struct Origin {
     pub(crate) members: Vec<MemberInfo>,
     /// They are those that the cluster was founded with, and this node is one of them.
     pub(crate) founder: bool,
-    /// The directory is new.
-    pub(crate) empty: bool,
 }
 
 /// Finds out, or joins.
@@ -61,7 +62,7 @@ pub(crate) async fn establish(config: &Config) -> Result<Origin, StartError> {
         None if config.join.is_empty() => {
             let identity = Identity { cluster: config.cluster(), node: config.own_id(), groups: config.groups };
             let (instance, members) = (membership.instance, config.members());
-            Ok(Origin { identity, instance, members, founder: true, empty: true })
+            Ok(Origin { identity, instance, members, founder: true })
         }
         None => {
             let joined = ask_all(config, &candidate).await?;
@@ -70,7 +71,7 @@ pub(crate) async fn establish(config: &Config) -> Result<Origin, StartError> {
             Membership { peers, ..membership.clone() }.write(dir)?;
             let identity = Identity { cluster: joined.cluster, node: joined.node, groups: joined.groups };
             let instance = membership.instance;
-            Ok(Origin { identity, instance, members: joined.members, founder: false, empty: true })
+            Ok(Origin { identity, instance, members: joined.members, founder: false })
         }
     }
 }
@@ -106,7 +107,7 @@ async fn known(
         members.push(MemberInfo { id: identity.node, name: config.name.clone(), peer: config.peer_address() });
         members.sort_by_key(|member| member.id);
     }
-    Ok(Origin { identity, instance: membership.instance, members, founder, empty: false })
+    Ok(Origin { identity, instance: membership.instance, members, founder })
 }
 
 /// Whether a directory's cluster is that of the nodes at these addresses. Only a plain no counts: a node has to start whether
@@ -122,12 +123,22 @@ async fn belongs(addresses: &[String], candidate: &Candidate, cluster: ClusterId
     Ok(())
 }
 
-/// Asks the nodes that --initial-cluster names whether the data is that of their cluster, while the node works; stops it if
-/// it is not. They may be down, and starting does not wait for them.
+/// Asks the nodes that --initial-cluster names whether this one is of their cluster, while it works; stops it if nobody says
+/// so, one says the opposite, and nobody leads it either. They may be down, and starting does not wait for them; and one of
+/// them may be what a cluster that was recovered has left behind.
 pub(crate) async fn compare(inner: Arc<Inner>, founders: Vec<Member>, candidate: Candidate) {
-    let others = founders.into_iter().filter(|founder| founder.name != candidate.name).map(|founder| founder.peer);
-    let others: Vec<_> = others.collect();
-    if let Err(reason) = belongs(&others, &candidate, inner.cluster).await {
+    let mut refusal = None;
+    for founder in founders.iter().filter(|founder| founder.name != candidate.name) {
+        match join::ask(&founder.peer, &candidate, Some(inner.cluster)).await {
+            Ok(_) => return,
+            Err(NotJoined::Never(reason)) => drop(refusal.get_or_insert(reason)),
+            Err(NotJoined::Later(reason)) => tracing::debug!(founder.peer, reason, "not asked"),
+        }
+    }
+    let Some(reason) = refusal else { return };
+    tokio::time::sleep(inner.timing.election_max * LED_WITHIN).await;
+    let leads = inner.group(catalog::GROUP).and_then(|group| group.leadership.leader());
+    if leads.is_none() {
         inner.failure.report(&reason);
     }
 }
@@ -157,14 +168,7 @@ async fn ask_all(config: &Config, candidate: &Candidate) -> Result<Joined, Start
 
 /// Whether what the directory holds is what the node was started for.
 pub(crate) fn check(config: &Config, origin: &Origin, catalog: Option<&Catalog>) -> Result<(), StartError> {
-    let Some(catalog) = catalog else {
-        if origin.founder && !origin.empty && config.own_id() != origin.identity.node {
-            // It has not got as far as the catalog: only the configuration tells. Of a restored cluster the id is its own.
-            let mismatches = vec![Mismatch::Node { found: origin.identity.node, expected: config.own_id() }];
-            return Err(OpenError::Identity { dir: config.data_dir.clone(), mismatches }.into());
-        }
-        return Ok(());
-    };
+    let Some(catalog) = catalog else { return Ok(()) };
     let own = origin.identity.node;
     let dir = || config.data_dir.display().to_string();
     match catalog.nodes.get(&own) {
@@ -209,12 +213,20 @@ fn check_name(config: &Config, found: &str) -> Result<(), StartError> {
 /// The directory of a founder that has not noted yet who the members are: those that it was founded with.
 fn check_founder(config: &Config, identity: &Identity) -> Result<(), StartError> {
     let own = (config.cluster(), config.own_id());
-    if config.initial_cluster.is_empty() || own == (identity.cluster, identity.node) {
+    if own == (identity.cluster, identity.node) {
         return Ok(());
+    }
+    if config.initial_cluster.is_empty() {
+        let reason = format!(
+            "{} is that of a founder that does not know yet who the members are; start it once with the --initial-cluster \
+             that it was founded with",
+            config.data_dir.display()
+        );
+        return Err(StartError::NotMember { reason });
     }
     let reason = format!(
         "{} is the data directory of node {} of cluster {}, and {:?} of this --initial-cluster is node {} of cluster {}; \
-         correct --data-dir, --name or --initial-cluster",
+         correct --data-dir, --name or --initial-cluster, or empty the directory if that cluster never began",
         config.data_dir.display(),
         identity.node,
         identity.cluster,

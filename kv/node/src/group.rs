@@ -13,7 +13,8 @@ use kv_store::{Store, StoreError};
 use openraft::{
     Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf,
 };
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -131,8 +132,18 @@ impl Quarantine {
 #[derive(Clone)]
 pub(crate) struct Leadership {
     metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
-    resting: Arc<AtomicBool>,
+    resting: Arc<Resting>,
     pub(crate) quarantine: Quarantine,
+}
+
+/// Whether a group's timers are stopped.
+#[derive(Default)]
+struct Resting {
+    now: AtomicBool,
+    /// When they went on.
+    ended: Mutex<Option<Instant>>,
+    /// Something is about to be done.
+    stirred: AtomicBool,
 }
 
 impl Leadership {
@@ -153,7 +164,22 @@ impl Leadership {
 
     /// Whether the group's timers are stopped, because there is nothing to do.
     pub(crate) fn rests(&self) -> bool {
-        self.resting.load(Ordering::Relaxed)
+        self.resting.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether they are, or were so short a time ago.
+    pub(crate) fn rested_within(&self, time: Duration) -> bool {
+        self.rests() || self.resting.ended.lock().is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Something is about to be done in the group.
+    pub(crate) fn stir(&self) {
+        self.resting.stirred.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was said since the last question.
+    pub(crate) fn was_stirred(&self) -> bool {
+        self.resting.stirred.swap(false, Ordering::Relaxed)
     }
 
     /// Changes with whatever becomes known of the group.
@@ -192,7 +218,8 @@ pub(crate) struct Group {
     pub(crate) counts: Arc<GroupCounts>,
     /// For how long a leader that no majority answers is still called one.
     quorum_patience: Duration,
-    handed_over: AtomicBool,
+    /// The last term in which it was handed over.
+    handed_over_in: AtomicU64,
 }
 
 /// What all groups of a node share.
@@ -288,35 +315,44 @@ impl Group {
             appended,
             counts,
             quorum_patience,
-            handed_over: AtomicBool::new(false),
+            handed_over_in: AtomicU64::new(0),
         })
     }
 
-    /// Has the group's timers stopped, or go on. Whoever asks something of it is answered either way.
+    /// Has the group's timers stopped, or go on. Whoever asks something of it is answered either way. Not to be called by two
+    /// at a time.
     pub(crate) fn rest(&self, rests: bool) {
-        if self.leadership.resting.swap(rests, Ordering::Relaxed) != rests {
+        let resting = &self.leadership.resting;
+        if resting.now.swap(rests, Ordering::Relaxed) != rests {
             self.raft.runtime_config().tick(!rests);
+            *resting.ended.lock() = (!rests).then(Instant::now);
         }
     }
 
-    /// Has another node lead. From here on this one takes no writes and sends no heartbeats, so that somebody is elected if
-    /// the other does not take over.
+    /// Has another node lead. From here on this one takes no writes and sends no heartbeats for the rest of its term, so that
+    /// somebody is elected if the other does not take over.
     pub(crate) async fn hand_over(&self, to: NodeId) -> Result<(), openraft::errors::Fatal<Types>> {
-        self.handed_over.store(true, Ordering::SeqCst);
+        let note = || self.handed_over_in.fetch_max(self.leadership.term(), Ordering::Relaxed);
+        note();
         let asked = self.raft.trigger().transfer_leader(to.get()).await;
-        self.handed_over.store(true, Ordering::SeqCst);
+        // It may have begun to lead in a later term meanwhile.
+        note();
         asked
     }
 
-    /// Whether that was done since the last question.
-    pub(crate) fn was_handed_over(&self) -> bool {
-        self.handed_over.swap(false, Ordering::SeqCst)
+    pub(crate) fn was_handed_over_in(&self, term: u64) -> bool {
+        self.handed_over_in.load(Ordering::Relaxed) == term
     }
 
     /// Who leads, for people. This node itself only while a majority answers it: openraft goes on calling it the leader
     /// without one, for nobody else can be elected.
     pub(crate) fn led_by(&self, metrics: &RaftMetrics<Types>) -> Option<NodeId> {
-        let answered = || self.leadership.rests() || answered_within(metrics, self.quorum_patience);
+        let patience = self.quorum_patience;
+        let answered = || {
+            let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            let acked = || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < patience);
+            alone || self.leadership.rested_within(patience) || acked()
+        };
         metrics.current_leader.filter(|leader| *leader != metrics.id || answered()).map(NodeId::new)
     }
 
@@ -337,12 +373,6 @@ impl Group {
             tracing::debug!(group = %self.id, %error, "not founded anew");
         }
     }
-}
-
-/// Whether a majority has answered a leader in the time up to now.
-pub(crate) fn answered_within(metrics: &RaftMetrics<Types>, time: Duration) -> bool {
-    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
-    alone || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < time)
 }
 
 fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {

@@ -298,7 +298,7 @@ impl Node {
         inner.until_stop(govern::run(node.clone()));
         inner.until_stop(moves::run(node.clone()));
         inner.until_stop(moves::spread::run(node.clone()));
-        if !origin.empty && config.join.is_empty() {
+        if config.join.is_empty() {
             let candidate = founding::candidate(&config, origin.instance);
             inner.until_stop(founding::compare(inner.clone(), config.initial_cluster.clone(), candidate));
         }

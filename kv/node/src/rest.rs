@@ -7,10 +7,15 @@
 //! ```
 //!
 //! Must hold: a leader ticks again before a replica stops resting for want of claims, so that nobody is elected who need
-//! not be: it waits less long for a grant than a replica does for a claim. Resting only decides when nobody has to wake up;
-//! who is elected, and what is committed, is decided as ever.
+//! not be ([`grant_lasts`], [`claim_lasts`]). A leader that was handed over claims nothing for the rest of its term: it
+//! takes no writes any more, and has to be missed. Resting only decides when nobody has to wake up; who is elected, and what
+//! is committed, is decided as ever.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use kv_core::{GroupId, NodeId};
 use kv_proto::peer::v1::Kind;
@@ -22,7 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::{
     barrier,
     config::Timing,
-    group::{Group, Leadership, answered_within},
+    group::{Group, Leadership},
     node::Inner,
     raft::{Raft, decode, encode},
 };
@@ -30,11 +35,11 @@ use crate::{
 /// Heartbeats for which nothing may have been written.
 const IDLE_HEARTBEATS: u32 = 10;
 
-/// How long a majority may take to answer a leader that has rested.
-const ROUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// From when the timers of a group go on until a majority has surely answered a heartbeat, as a rule.
+const WAKES_WITHIN: Duration = Duration::from_millis(250);
 
 /// Replicas of a group that stop resting do so one after the other, not all at once.
-const SLOTS: u64 = 8;
+const SLOTS: u32 = 8;
 
 /// A leader's word that it leads a group in a term, and that its log ends at an index, all of it applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,15 +55,13 @@ pub(crate) struct Rest(Mutex<Words>);
 
 #[derive(Default)]
 struct Words {
-    led: HashMap<GroupId, Led>,
+    claimed: HashMap<GroupId, Claimed>,
     granted: HashMap<GroupId, Granted>,
 }
 
-struct Led {
+struct Claimed {
     claim: Claim,
     since: Instant,
-    /// A majority has answered since then: one that hands over to somebody else is answered no more, and has to be missed.
-    confirmed: bool,
     /// When the last claim was sent that a replica has granted.
     grants: HashMap<NodeId, Instant>,
 }
@@ -69,41 +72,31 @@ struct Granted {
     until: Instant,
 }
 
-/// How long a replica rests without a claim.
-fn until(timing: &Timing, own: NodeId, group: GroupId) -> Duration {
-    let slot = own.get().wrapping_add(group.get().into()) % SLOTS;
-    let spread = timing.election_max.saturating_sub(timing.election_min);
-    timing.election_max + spread.mul_f64(slot as f64 / SLOTS as f64)
+/// How long a leader rests without another grant of a replica.
+fn grant_lasts(timing: &Timing) -> Duration {
+    timing.election_min
+}
+
+/// How long a replica rests without another claim: as long as it would hear no heartbeat until it stands for election.
+fn claim_lasts(timing: &Timing, own: NodeId, group: GroupId) -> Duration {
+    let slot = (own.get().wrapping_add(group.get().into()) % u64::from(SLOTS)) as u32;
+    timing.election_max + timing.election_min + timing.election_max.saturating_sub(timing.election_min) * slot / SLOTS
 }
 
 impl Rest {
     /// Decides which groups rest here, and returns what is to be claimed of whom.
     fn look(&self, inner: &Inner, now: Instant) -> HashMap<NodeId, Vec<Claim>> {
-        let timing = &inner.timing;
         let (mut words, mut claims) = (self.0.lock(), HashMap::<_, Vec<_>>::new());
         for group in &inner.groups {
-            let Some((claim, others)) = led(group) else {
-                words.led.remove(&group.id);
-                let goes_on = words
-                    .granted
-                    .get(&group.id)
-                    .is_some_and(|granted| now < granted.until && follows(group, granted.leader, granted.claim));
-                if !goes_on {
-                    words.granted.remove(&group.id);
-                }
-                group.rest(goes_on);
+            let Some((claim, others)) = claimable(group) else {
+                words.claimed.remove(&group.id);
+                group.rest(words.goes_on(group, now));
                 continue;
             };
             words.granted.remove(&group.id);
-            let anew = || Led { claim, since: now, confirmed: false, grants: HashMap::new() };
-            let led = words.led.entry(group.id).or_insert_with(anew);
-            if led.claim != claim || group.was_handed_over() {
-                *led = anew();
-            }
-            led.confirmed |= answered_within(&group.raft.metrics().borrow_watched(), now - led.since);
-            let idle = led.confirmed && now - led.since >= timing.heartbeat * IDLE_HEARTBEATS;
-            let fresh = |node| led.grants.get(node).is_some_and(|sent| now - *sent < timing.election_min / 2);
-            group.rest(idle && others.iter().all(fresh));
+            let claimed = words.claim(group, claim, now);
+            let idle = now - claimed.since >= inner.timing.heartbeat * IDLE_HEARTBEATS;
+            group.rest(idle && others.iter().all(|node| claimed.is_granted(node, now, &inner.timing)));
             if idle {
                 others.into_iter().for_each(|node| claims.entry(node).or_default().push(claim));
             }
@@ -118,7 +111,7 @@ impl Rest {
         let mut rest = Vec::new();
         for claim in claims {
             let Some(group) = inner.group(claim.group).filter(|group| follows(group, from, claim)) else { continue };
-            let until = now + until(&inner.timing, inner.id, claim.group);
+            let until = now + claim_lasts(&inner.timing, inner.id, claim.group);
             words.granted.insert(claim.group, Granted { claim, leader: from, until });
             group.rest(true);
             rest.push(claim.group);
@@ -129,16 +122,51 @@ impl Rest {
     fn granted(&self, by: NodeId, claims: &[Claim], groups: &[GroupId], sent: Instant) {
         let mut words = self.0.lock();
         for claim in claims.iter().filter(|claim| groups.contains(&claim.group)) {
-            if let Some(led) = words.led.get_mut(&claim.group).filter(|led| led.claim == *claim) {
-                led.grants.insert(by, sent);
+            if let Some(claimed) = words.claimed.get_mut(&claim.group).filter(|claimed| claimed.claim == *claim) {
+                // Answers may overtake each other.
+                let last = claimed.grants.entry(by).or_insert(sent);
+                *last = sent.max(*last);
             }
         }
     }
 }
 
+impl Words {
+    /// What is claimed, from when on.
+    fn claim(&mut self, group: &Group, claim: Claim, now: Instant) -> &Claimed {
+        let anew = || Claimed { claim, since: now, grants: HashMap::new() };
+        let stirred = group.leadership.was_stirred();
+        match self.claimed.entry(group.id) {
+            Entry::Occupied(known) if known.get().claim == claim && !stirred => known.into_mut(),
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                *known = anew();
+                known
+            }
+            Entry::Vacant(place) => place.insert(anew()),
+        }
+    }
+
+    /// Whether a replica rests on, by what was granted.
+    fn goes_on(&mut self, group: &Group, now: Instant) -> bool {
+        let holds = |granted: &Granted| now < granted.until && follows(group, granted.leader, granted.claim);
+        let goes_on = self.granted.get(&group.id).is_some_and(holds);
+        if !goes_on {
+            self.granted.remove(&group.id);
+        }
+        goes_on
+    }
+}
+
+impl Claimed {
+    fn is_granted(&self, by: &NodeId, now: Instant, timing: &Timing) -> bool {
+        self.grants.get(by).is_some_and(|sent| now - *sent < grant_lasts(timing))
+    }
+}
+
 /// What this node can claim of a group, and which other nodes have replicas of it.
-fn led(group: &Group) -> Option<(Claim, Vec<NodeId>)> {
-    let term = group.leadership.leads()?;
+fn claimable(group: &Group) -> Option<(Claim, Vec<NodeId>)> {
+    let term = group.leadership.leads().filter(|term| !group.was_handed_over_in(*term))?;
     let metrics = group.raft.metrics();
     let metrics = metrics.borrow_watched();
     let index = metrics.last_log_index?;
@@ -164,12 +192,13 @@ fn follows(group: &Group, leader: NodeId, claim: Claim) -> bool {
         && metrics.last_applied.as_ref().is_some_and(|applied| applied.index == claim.index)
 }
 
-/// Has a leader that rests hear from a majority: it may write only for as long after that as its lease lasts, by when it
-/// has been seen that there is something to do.
+/// Has a leader that rests hear from a majority, and stay awake for a while: it may write only for as long after that as its
+/// lease lasts.
 pub(crate) async fn rouse(raft: &Raft, leadership: &Leadership) {
-    if leadership.rests() {
+    if leadership.rested_within(WAKES_WITHIN) {
+        leadership.stir();
         // Who hears from no majority is told so by what it does next.
-        let _ = tokio::time::timeout(ROUSE_PATIENCE, barrier::read_index(raft)).await;
+        let _ = barrier::read_index(raft).await;
     }
 }
 
@@ -203,9 +232,10 @@ mod tests {
         let timing = Timing::default();
         for node in (1..10).map(NodeId::new) {
             for group in (0..256).map(GroupId::new) {
-                // The grant gets old, the next look sees it, and the first tick comes within a heartbeat.
-                let ticks = timing.election_min / 2 + timing.heartbeat * 2;
-                assert!(ticks < until(&timing, node, group));
+                // The grant gets old, the next look sees it, and the first tick comes.
+                let ticks = grant_lasts(&timing) + timing.heartbeat * 2;
+                let lasts = claim_lasts(&timing, node, group);
+                assert!(ticks < lasts && lasts < timing.election_max * 2);
             }
         }
     }

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use kv_core::{
-    Answered, Attach, Batch, Change, Commit, Compare, Done, Effect, Fold, GroupId, Guard, KeyRange, KeyState, KeyValue,
-    Keyspace, LeaseId, NodeId, Operand, Operation, Outcome, Put, Query, RangeResult, Relation, RequestId, Revision,
-    Timestamp, Txn, TxnOutcome, placement::Step,
+    Answered, Attach, Batch, Change, Commit, Compare, Digest, Done, Effect, Fold, GroupId, Guard, Head, KeyRange,
+    KeyState, KeyValue, Keyspace, LeaseId, Mark, MoveId, MoveStep, NodeId, Operand, Operation, Outcome, Put, Query,
+    RangeResult, Refusal, Relation, RequestId, Revision, Row, Terms, Timestamp, Txn, TxnOutcome, placement::Step,
 };
 use openraft::{
     EntryPayload,
@@ -83,6 +83,21 @@ fn samples() -> Vec<Sample> {
     samples
 }
 
+fn moves() -> [MoveStep; 6] {
+    let head = Head { revision: Revision::new(9), hash: Digest::default(), at: Timestamp::from_micros(1) };
+    let row = Row { kind: 1, key: "k".into(), value: Some("v".into()) };
+    let mark = Mark { revision: head.revision, at: head.at };
+    let terms = Terms { head, floor: Revision::new(2), forgotten: Revision::new(1), keys: 3, bytes: 4 };
+    [
+        MoveStep::Seal { to: group() },
+        MoveStep::Unseal,
+        MoveStep::Fill { from: group(), epoch: 6, number: 0, format: 1, mark: Some(mark), rows: vec![row] },
+        MoveStep::Adopt { epoch: 6, number: 0, terms },
+        MoveStep::Drop,
+        MoveStep::Discard { from: group() },
+    ]
+}
+
 fn raft() -> Vec<Sample> {
     let commit = Commit {
         keyspace: keyspace(),
@@ -101,7 +116,10 @@ fn raft() -> Vec<Sample> {
             Effect::Record { key: "beside".into(), value: None },
         ],
     };
-    let batch = encode(&Batch { commits: vec![commit] });
+    let id = MoveId::new(5);
+    let steps = moves().into_iter().map(|step| Effect::Move { id, step }).collect();
+    let moving = Commit { changes: Vec::new(), effects: steps, ..commit.clone() };
+    let batch = encode(&Batch { commits: vec![commit, moving] });
     let entries = vec![
         Entry { log_id: log_id(5), payload: EntryPayload::Blank },
         Entry { log_id: log_id(6), payload: EntryPayload::Normal(Proposal(batch)) },
@@ -180,8 +198,12 @@ fn transactions() -> Vec<Sample> {
         Err(CommitError::NotLeader { group: group(), leader: Some(NodeId::new(2)) }),
         Err(CommitError::Overloaded { group: group(), limit: 1024 }),
         Err(CommitError::DiskFull { folder: "/data".into(), free_bytes: 1, reserve_bytes: 2 }),
+        Err(CommitError::TooLarge { size: 4, unit: "bytes".into(), limit: 3 }),
+        Err(CommitError::KeyTwice { key: "k".into() }),
+        Err(CommitError::Refused(Refusal::KeyMissing { key: "k".into() })),
         Err(CommitError::Unknown { group: group() }),
         Err(CommitError::OutOfService { group: group(), reason: "damaged".into() }),
+        Err(CommitError::Moving { to: group() }),
     ];
     vec![
         sample("txn", &vec![Forwarded { keyspace: keyspace(), txns: vec![txn] }]),

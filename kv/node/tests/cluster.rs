@@ -389,3 +389,23 @@ async fn a_group_that_rests_takes_writes_and_members() {
     until("copies on the new node", async || placement().filter(|now| has_copies(now)).map(drop)).await;
     all_rest(&cluster).await;
 }
+
+/// The same while the group has much to send to one that was away: what it answers is no sign of a leader that works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_handed_to_nobody_elects_somebody_while_one_catches_up() {
+    let mut cluster = Cluster::start(3).await;
+    let ks = keyspace("behind");
+    let value = "v".repeat(64 * 1024);
+    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
+    let leader = cluster.leader(&ks).await;
+    let group = cluster.node(leader).group_of(&ks);
+    let behind = (leader + 1) % 3;
+    cluster.stop(behind).await;
+    for n in 0..200 {
+        cluster.node(leader).txn(&ks, put(&format!("k{}", n % 10), &value)).await.unwrap();
+    }
+    cluster.restart(behind).await;
+    cluster.node(leader).hand_over(group, kv_core::NodeId::new(9)).await;
+    until("a write to be taken", async || cluster.node(leader).txn(&ks, put("k", "2")).await.ok()).await;
+    all_rest(&cluster).await;
+}

@@ -113,6 +113,8 @@ struct Member {
     ports: Ports,
     home: Home,
     founder: bool,
+    /// It comes anew, by another member.
+    joins: bool,
     process: Option<Child>,
 }
 
@@ -161,7 +163,7 @@ impl Cluster {
 
     fn settle(&mut self, home: Home, ports: Ports, founder: bool) -> usize {
         let door = self.doors.add(SocketAddr::new(home.address, ports.client));
-        self.members.push(Member { ports, home, founder, process: None });
+        self.members.push(Member { ports, home, founder, joins: false, process: None });
         door
     }
 
@@ -262,7 +264,7 @@ impl Cluster {
     pub fn join_by(&mut self, member: usize, through: usize) {
         let peer = self.peer(through).to_string();
         let joining = &mut self.members[member];
-        joining.founder = false;
+        joining.joins = true;
         joining.home.flags = vec!["--join".into(), peer];
     }
 
@@ -335,7 +337,7 @@ impl Cluster {
     }
 
     fn command(&self, member: usize) -> Command {
-        let Member { ports, home, founder, .. } = &self.members[member];
+        let Member { ports, home, founder, joins, .. } = &self.members[member];
         let mut command = self.launcher(home);
         let scheme = if self.subject == Subject::Etcd { "http://" } else { "" };
         let at = |port: u16| format!("{scheme}{}", SocketAddr::new(home.address, port));
@@ -352,7 +354,7 @@ impl Cluster {
                 command.args(["--listen-http", &at(ports.http)]);
             }
         }
-        if *founder {
+        if *founder && !*joins {
             let founders = (0..self.members.len()).filter(|member| self.members[*member].founder);
             let founders = founders.map(|member| format!("{}={scheme}{}", name(member), self.peer(member)));
             command.args(["--initial-cluster", &founders.collect::<Vec<_>>().join(",")]);

@@ -138,7 +138,7 @@ async fn serve<H: Handler>(
             });
         }
     }
-    answered.join_all().await;
+    while answered.join_next().await.is_some() {}
 }
 
 async fn answer<H: Handler>(from: NodeId, request: Message, handler: Arc<H>) -> Message {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::chaos::figures::{DISK_SLOW, NETWORK_LOSSY};
 use crate::chaos::network::Network;
@@ -19,8 +19,8 @@ const LOST_PERCENT: u32 = 15;
 pub(super) const ROWS: &[Row] = &[
     Row {
         name: "slow-disk",
-        does: "each sync of a follower's disk takes 150 ms more, then of the leader's",
-        holds: "writes go on, and the slow member catches up",
+        does: "each sync of a follower's disk takes 150 ms more, then of the leader's, then of both",
+        holds: "writes go on, as fast as before where one disk is slow, and the slow member catches up",
         needs: Needs::Nothing,
         play: |stage| Box::pin(disk(stage)),
     },
@@ -41,21 +41,35 @@ async fn disk(stage: &mut Stage) -> Result<()> {
     stage
         .with(&mut scene, async |stage, scene| {
             for _ in 0..stage.pick(1, 3) {
-                for leads in [false, true] {
-                    let member = victim(scene, leads).await?;
-                    stage.fault("slow disk", &told(member, leads));
-                    let from = scene.load.now();
-                    disks[member].slow_down(SYNC_MORE)?;
-                    scene.load.works(stage.pick(Duration::from_secs(2), Duration::from_secs(8))).await?;
-                    scene.pause_since(from, &DISK_SLOW);
-                    disks[member].slow_down(Duration::ZERO)?;
-                    scene.answers(member).await?;
+                let (follower, leader) = (victim(scene, false).await?, victim(scene, true).await?);
+                for members in [&[follower][..], &[leader], &[follower, leader]] {
+                    slow(stage, scene, &disks, members).await?;
                 }
             }
             Ok(())
         })
         .await?;
     stage.close(scene).await?;
+    Ok(())
+}
+
+async fn slow(stage: &mut Stage, scene: &mut Scene, disks: &[SlowDisk], members: &[usize]) -> Result<()> {
+    let names: Vec<_> = members.iter().map(|member| name(*member)).collect();
+    stage.fault("slow disk", &names.join(", "));
+    let from = scene.load.now();
+    for member in members {
+        disks[*member].slow_down(SYNC_MORE)?;
+    }
+    scene.load.works(stage.pick(Duration::from_secs(1), Duration::from_secs(6))).await?;
+    let told = scene.load.guest(members[0]).put("p0", None).await?;
+    if members.len() * 2 > MEMBERS {
+        ensure!(told.took >= SYNC_MORE, "the disks of a majority are slow, and a write took {:?}", told.took);
+    }
+    scene.pause_since(from, &DISK_SLOW);
+    for member in members {
+        disks[*member].slow_down(Duration::ZERO)?;
+        scene.answers(*member).await?;
+    }
     Ok(())
 }
 
