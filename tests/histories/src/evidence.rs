@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::history::{Answer, Found, KeyState, Revision};
+use crate::history::{Answer, Found, KeyRange, KeyState, Revision};
 use crate::model::Event;
 
 /// Writes that somebody saw: at a revision, a key got a value or (none) was deleted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Evidence {
     seen: BTreeMap<Revision, Vec<(Bytes, Option<Bytes>)>>,
+    /// Of these keys, somebody was shown all writes from one revision to another.
+    whole: Vec<(KeyRange, Revision, Revision)>,
 }
 
 impl Evidence {
@@ -35,10 +37,24 @@ impl Evidence {
         self.note(state.modified, state.key.clone(), Some(state.value.clone()));
     }
 
-    /// How many of `events` nobody saw; `None`: they lack something that was seen of their revision.
+    pub(crate) fn note_whole(&mut self, range: KeyRange, from: Revision, upto: Revision) {
+        if !self.whole.contains(&(range.clone(), from, upto)) {
+            self.whole.push((range, from, upto));
+        }
+    }
+
+    /// How many of `events` nobody saw; `None`: they lack something that was seen of their revision, or have something that
+    /// somebody would have seen.
     pub(crate) fn unseen(&self, revision: Revision, events: &[Event]) -> Option<usize> {
-        let seen = self.seen.get(&revision).map_or(0, Vec::len);
-        self.admits(revision, events).then(|| events.len().saturating_sub(seen))
+        let seen = self.seen.get(&revision).map(Vec::as_slice).unwrap_or_default();
+        let hidden = |event: &&Event| !seen.iter().any(|(key, _)| *key == event.key);
+        let shown = |event: &Event| {
+            let mut whole = self.whole.iter();
+            whole.any(|(range, from, upto)| (from..=upto).contains(&&revision) && range.contains(&event.key))
+        };
+        let mut unseen = events.iter().filter(hidden);
+        let count = unseen.clone().count();
+        (self.admits(revision, events) && !unseen.any(shown)).then_some(count)
     }
 
     /// Whether `events` contain everything that was seen of their revision.

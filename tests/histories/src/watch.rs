@@ -151,7 +151,15 @@ impl WatchRecord {
         })
     }
 
+    /// The first revision that it is to be told of.
+    fn start(&self) -> Option<Revision> {
+        Some(self.wanted.start.unwrap_or(self.created?.next()))
+    }
+
     pub(crate) fn testify(&self, seen: &mut Evidence) {
+        if let (Some(from), Some(upto), Kinds::All) = (self.start(), self.until, self.wanted.kinds) {
+            seen.note_whole(self.wanted.range.clone(), from, upto);
+        }
         for event in self.events() {
             let value = event.is_put.then(|| event.state.value.clone());
             seen.note(event.state.modified, event.state.key.clone(), value);
@@ -213,8 +221,7 @@ pub enum Marks {
 
 /// Compares what a watch received with what truly happened.
 pub fn check(record: &WatchRecord, truth: &Linearization, marks: Marks) -> Result<(), Broken> {
-    let Some(created) = record.created else { return Ok(()) };
-    let start = record.wanted.start.unwrap_or(created.next());
+    let (Some(_), Some(start)) = (record.created, record.start()) else { return Ok(()) };
     let wanted = &record.wanted;
     let events = truth.commits.iter().filter(|commit| commit.revision >= start).flat_map(|commit| &commit.events);
     let mut expected: Vec<_> = events

@@ -241,6 +241,20 @@ fn watchers_tell_which_unknown_write_happened() {
     watch::check(&seen, &truth, Marks::All).unwrap();
 }
 
+#[test]
+fn what_no_watcher_was_shown_was_done_elsewhere() {
+    let requests = [put("a", "1"), put("~", "2"), delete("a"), put("b", "3")];
+    let mut history = sequential(&requests);
+    let seen = watched(&linear::check(&history, &[]).unwrap(), everything());
+    // Nobody watches the key of the second, and no answer tells which of the two came first.
+    for unknown in [1, 2] {
+        history[unknown].outcome = Outcome::Unknown;
+        history[unknown].invoked = at(10);
+    }
+    let truth = linear::check(&history, std::slice::from_ref(&seen)).unwrap();
+    watch::check(&seen, &truth, Marks::All).unwrap();
+}
+
 fn watched(truth: &Linearization, wanted: Wanted) -> WatchRecord {
     let commits = truth.commits.iter().filter(|commit| wanted.start.is_none_or(|start| start <= commit.revision));
     let frames = commits.filter_map(|commit| {
