@@ -123,23 +123,32 @@ async fn belongs(addresses: &[String], candidate: &Candidate, cluster: ClusterId
     Ok(())
 }
 
-/// Asks the nodes that --initial-cluster names whether this one is of their cluster, while it works; stops it if nobody says
-/// so, one says the opposite, and nobody leads it either. They may be down, and starting does not wait for them; and one of
-/// them may be what a cluster that was recovered has left behind.
+/// As long as nobody leads this node, asks those that --initial-cluster names whether it is one of them; stops it if one says
+/// no, none says yes, and nobody leads it either. They may be down, and starting does not wait for them; and one of them may
+/// be what a cluster that was recovered has left behind.
 pub(crate) async fn compare(inner: Arc<Inner>, founders: Vec<Member>, candidate: Candidate) {
-    let mut refusal = None;
-    for founder in founders.iter().filter(|founder| founder.name != candidate.name) {
-        match join::ask(&founder.peer, &candidate, Some(inner.cluster)).await {
-            Ok(_) => return,
-            Err(NotJoined::Never(reason)) => drop(refusal.get_or_insert(reason)),
-            Err(NotJoined::Later(reason)) => tracing::debug!(founder.peer, reason, "not asked"),
+    let led = || {
+        let leadership = &inner.group(catalog::GROUP)?.leadership;
+        // Who led it when it was stopped is still known.
+        leadership.leads().map(drop).or_else(|| leadership.leader().filter(|leader| inner.links.up(*leader)).map(drop))
+    };
+    while led().is_none() {
+        let mut refusal = None;
+        for founder in founders.iter().filter(|founder| founder.name != candidate.name) {
+            match join::ask(&founder.peer, &candidate, Some(inner.cluster)).await {
+                Ok(_) => return,
+                Err(NotJoined::Never(reason)) => drop(refusal.get_or_insert(reason)),
+                Err(NotJoined::Later(reason)) => tracing::debug!(founder.peer, reason, "not asked"),
+            }
         }
-    }
-    let Some(reason) = refusal else { return };
-    tokio::time::sleep(inner.timing.election_max * LED_WITHIN).await;
-    let leads = inner.group(catalog::GROUP).and_then(|group| group.leadership.leader());
-    if leads.is_none() {
-        inner.failure.report(&reason);
+        if let Some(reason) = refusal {
+            tokio::time::sleep(inner.timing.election_max * LED_WITHIN).await;
+            if led().is_none() {
+                inner.failure.report(&reason);
+            }
+            return;
+        }
+        tokio::time::sleep(JOIN_PAUSE).await;
     }
 }
 

@@ -88,6 +88,10 @@ impl Handler for Inner {
         })
     }
 
+    fn recognises(&self, candidate: &Candidate) -> Result<(), String> {
+        self.catalog.get().map_or(Ok(()), |catalog| catalog.recognises(&candidate.name, candidate.instance))
+    }
+
     fn join(self: Arc<Self>, candidate: Candidate) -> BoxFuture<'static, Result<Joined, MembershipError>> {
         members::join(self, candidate)
     }

@@ -55,8 +55,7 @@ async fn a_node_joins_is_given_its_share_and_leaves() {
     assert_eq!(cluster.node(0).members().len(), 3);
     // It doesn't come back with what it has.
     cluster.stop(3).await;
-    cluster.join(3).await;
-    let again = tokio::time::timeout(support::PATIENCE, cluster.node(3).failed()).await.expect("it is refused");
+    let again = cluster.join_refused(3).await;
     assert!(again.contains("was removed from this cluster"), "{again}");
 }
 

@@ -171,6 +171,12 @@ impl Catalog {
         }
     }
 
+    /// The same by the name that a node has now.
+    pub(crate) fn recognises(&self, name: &str, instance: InstanceId) -> Result<(), String> {
+        let last = self.nodes.iter().rev().find(|(_, record)| record.name == name);
+        last.map_or(Ok(()), |(id, _)| self.admits(*id, Some(instance)))
+    }
+
     /// Whether there ever was a node of this name.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.nodes.values().any(|record| record.name == name)

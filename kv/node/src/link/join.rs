@@ -72,13 +72,19 @@ fn read(answer: JoinResponse) -> Result<Joined, String> {
     Ok(Joined { cluster: ClusterId::new(cluster), node: NodeId::new(answer.node), groups, members })
 }
 
-/// The node that asks; `None`: one that only wants to know whether this is its cluster.
-pub(super) fn parse(own: Identity, request: JoinRequest) -> Result<Option<Candidate>, Status> {
+/// What a node asks.
+pub(super) enum Asked {
+    /// To belong to the cluster.
+    Join(Candidate),
+    /// Whether it does.
+    Belongs(Candidate),
+}
+
+/// Reads what a node asks. Whether it belongs here is refused at once if its directory is of another cluster.
+pub(super) fn parse(own: Identity, request: JoinRequest) -> Result<Asked, Status> {
     frame::common_protocol(request.protocol, 0).map_err(Status::failed_precondition)?;
-    if !request.cluster.is_empty() {
-        if request.cluster == own.cluster.get().as_slice() {
-            return Ok(None);
-        }
+    let belongs = !request.cluster.is_empty();
+    if belongs && request.cluster != own.cluster.get().as_slice() {
         let found = <[u8; 16]>::try_from(request.cluster.as_ref()).map(ClusterId::new);
         let found = found.map_or_else(|_| "an unknown one".to_owned(), |cluster| cluster.to_string());
         return Err(Status::failed_precondition(format!(
@@ -89,13 +95,14 @@ pub(super) fn parse(own: Identity, request: JoinRequest) -> Result<Option<Candid
     }
     let instance = request.instance.as_ref().try_into();
     let instance = instance.map_err(|_| Status::invalid_argument("an instance has 16 bytes"))?;
-    Ok(Some(Candidate {
+    let candidate = Candidate {
         name: request.name,
         peer: request.peer,
         zone: request.zone,
         instance: InstanceId::new(instance),
         version: request.version,
-    }))
+    };
+    Ok(if belongs { Asked::Belongs(candidate) } else { Asked::Join(candidate) })
 }
 
 pub(super) fn answer(own: Identity, joined: Joined) -> JoinResponse {

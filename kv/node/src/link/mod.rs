@@ -102,6 +102,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         payload: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>>;
 
+    /// Whether a node is one of the cluster as far as is known here, by its name and its data directory.
+    fn recognises(&self, candidate: &Candidate) -> Result<(), String>;
+
     /// Takes a node into the cluster.
     fn join(self: Arc<Self>, candidate: Candidate) -> BoxFuture<'static, Result<join::Joined, MembershipError>>;
 }

@@ -20,7 +20,8 @@ use tonic::{Request, Response, Status, Streaming, transport::Server as Transport
 
 use super::{
     ANSWERS_MESSAGES, Admit, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, Handler, Identity, Links, SERVED_AT_ONCE,
-    STREAM_WINDOW_BYTES, frame, join,
+    STREAM_WINDOW_BYTES, frame,
+    join::{self, Asked},
 };
 
 /// Between two looks at whether the other end still belongs here.
@@ -90,10 +91,12 @@ impl<H: Handler> Peer for Server<H> {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let asked = join::parse(self.own, request.into_inner())?;
-        let joining = match asked {
-            Some(candidate) => self.handler.clone().join(candidate).await,
-            None => return Ok(Response::new(JoinResponse::default())),
+        let joining = match join::parse(self.own, request.into_inner())? {
+            Asked::Join(candidate) => self.handler.clone().join(candidate).await,
+            Asked::Belongs(candidate) => {
+                self.handler.recognises(&candidate).map_err(Status::failed_precondition)?;
+                return Ok(Response::new(JoinResponse::default()));
+            }
         };
         match joining {
             Ok(joined) => Ok(Response::new(join::answer(self.own, joined))),

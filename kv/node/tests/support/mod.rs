@@ -154,9 +154,19 @@ impl Cluster {
             self.nodes.push(None);
             self.seen.push(Arc::default());
         }
+        self.start_as(at, self.joining(at)).await;
+    }
+
+    /// Why a node that wants to join is not even started.
+    pub(crate) async fn join_refused(&self, at: usize) -> String {
+        let started = Node::start(self.joining(at), Arc::new(SystemClock), self.seen[at].clone(), Arc::new(Echo)).await;
+        started.err().expect("it is refused").to_string()
+    }
+
+    fn joining(&self, at: usize) -> Config {
         let others = self.nodes.iter().enumerate().filter(|(other, node)| *other != at && node.is_some());
         let join = others.map(|(other, _)| self.members[other].peer.clone()).collect();
-        self.start_as(at, Config { join, initial_cluster: Vec::new(), ..self.config(at) }).await;
+        Config { join, initial_cluster: Vec::new(), ..self.config(at) }
     }
 
     async fn start_as(&mut self, at: usize, config: Config) {
