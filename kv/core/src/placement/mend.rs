@@ -1,7 +1,7 @@
 //! What has to be put right: votes on nodes or copies that shouldn't have them, too few, too many, copies missing.
 //!
 //! Must hold: what is mended in one group asks nothing of another; a vote is taken away only together with, or after,
-//! the vote that replaces it, unless its copy is broken.
+//! the vote that replaces it.
 //! Left to others: evenness (`spread`).
 
 use std::cmp::Reverse;
@@ -135,9 +135,9 @@ impl Picture {
             let mut more = change.clone();
             more.remove.insert(node);
             let left = group.voters().count() + more.add.len() - more.remove.len();
-            // A broken copy votes wrongly or not at all, so it need not wait for who replaces it.
-            let enough = left >= self.wanted || group.copies[node].broken && left >= 2;
-            if enough && self.keeps_majority(at, &more) {
+            // A broken copy does not vote, and forgets nothing when it is repaired: without another in its place it had better
+            // stay, or the group would lose one more when the next one fails before it is back.
+            if left >= self.wanted && self.keeps_majority(at, &more) {
                 change = more;
             }
         }
