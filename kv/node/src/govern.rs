@@ -214,8 +214,14 @@ pub(crate) async fn run(node: Node) {
             continue;
         }
         let Some(catalog) = inner.catalog.get() else {
-            if let Err(error) = found(&node).await {
-                tracing::debug!(%error, "the catalog is not there yet");
+            match roomier(&inner).await {
+                // Nothing can be founded where nothing can be written.
+                Some((group, heir)) => _ = group.hand_over(heir).await,
+                None => {
+                    if let Err(error) = found(&node).await {
+                        tracing::debug!(%error, "the catalog is not there yet");
+                    }
+                }
             }
             // Until it is, a node that lost its disk could come back unnoticed.
             pause = BUSY_PAUSE.min(inner.timing.housekeeping);
@@ -245,6 +251,15 @@ fn note(inner: &Inner, up_since: &mut HashMap<NodeId, Instant>) {
             up_since.remove(&member.id);
         }
     }
+}
+
+/// Group 0, and who could lead it in place of this node, if this one's disk takes no more writes and the other's does.
+async fn roomier(inner: &Inner) -> Option<(&Group, NodeId)> {
+    inner.disk.check().err()?;
+    let group = inner.group(GROUP)?;
+    let heir = group.heir(&inner.links)?;
+    let survey = survey(inner, heir).await?;
+    (!survey.full).then_some((group, heir))
 }
 
 /// Writes the catalog of a cluster that has none yet.
