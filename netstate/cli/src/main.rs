@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod console;
 mod converge;
+mod descriptors;
 mod failure;
 mod human;
 mod json;

@@ -5,6 +5,7 @@
 
 mod attach;
 mod connect;
+mod fleet;
 mod latency;
 mod load;
 mod plan;
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     Load(load::Args),
     Attach(attach::Args),
     Connect(connect::Args),
+    Fleet(fleet::Args),
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
@@ -26,5 +28,6 @@ pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failu
         Command::Load(args) => load::run(args, session).await,
         Command::Attach(args) => attach::run(args, session).await,
         Command::Connect(args) => connect::run(args, session).await,
+        Command::Fleet(args) => fleet::run(args, session).await,
     }
 }

@@ -7,6 +7,7 @@ use netstate_server::{Adopt, Server, ServerConfig};
 use super::{logging, signals::Ends};
 use crate::{
     console::talk,
+    descriptors,
     failure::Failure,
     settings::{self, Collector},
 };
@@ -116,6 +117,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let read = settings::read(&args.flags(), &variable, file);
     let (config, collector) = read.map_err(|mistakes| Failure::usage(mistakes.to_string()))?;
     let tracing = Tracing::start(collector, &config.node.name)?;
+    if let Some(files) = descriptors::raise() {
+        tracing::debug!(files, "may be open at a time");
+    }
     let config = ServerConfig { trace: tracing.adopt(), ..config };
     let mut ends = Ends::listen()?;
     let (name, folder) = (config.node.name.clone(), config.node.data_dir.display().to_string());
