@@ -127,12 +127,12 @@ async fn belongs(addresses: &[String], candidate: &Candidate, cluster: ClusterId
 /// no, none says yes, and nobody leads it either. They may be down, and starting does not wait for them; and one of them may
 /// be what a cluster that was recovered has left behind.
 pub(crate) async fn compare(inner: Arc<Inner>, founders: Vec<Member>, candidate: Candidate) {
+    // Who led it when it was stopped is still known, so a leader counts only if it is there.
     let led = || {
-        let leadership = &inner.group(catalog::GROUP)?.leadership;
-        // Who led it when it was stopped is still known.
-        leadership.leads().map(drop).or_else(|| leadership.leader().filter(|leader| inner.links.up(*leader)).map(drop))
+        let leadership = inner.group(catalog::GROUP).map(|group| &group.leadership);
+        leadership.is_some_and(|it| it.leads().is_some() || it.leader().is_some_and(|leader| inner.links.up(leader)))
     };
-    while led().is_none() {
+    while !led() {
         let mut refusal = None;
         for founder in founders.iter().filter(|founder| founder.name != candidate.name) {
             match join::ask(&founder.peer, &candidate, Some(inner.cluster)).await {
@@ -143,7 +143,7 @@ pub(crate) async fn compare(inner: Arc<Inner>, founders: Vec<Member>, candidate:
         }
         if let Some(reason) = refusal {
             tokio::time::sleep(inner.timing.election_max * LED_WITHIN).await;
-            if led().is_none() {
+            if !led() {
                 inner.failure.report(&reason);
             }
             return;

@@ -13,8 +13,7 @@ use kv_store::{Store, StoreError};
 use openraft::{
     Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::WatchReceiverOf,
 };
-use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,6 +30,7 @@ use crate::{
     proposer::Proposer,
     publish::{Feeds, Published, applied_index},
     raft::{LogStore, Machine, MemberNode, Network, Raft, Types},
+    rest::Resting,
     snapshot::Pace,
     trace::Traced,
 };
@@ -132,18 +132,8 @@ impl Quarantine {
 #[derive(Clone)]
 pub(crate) struct Leadership {
     metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
-    resting: Arc<Resting>,
+    pub(crate) resting: Arc<Resting>,
     pub(crate) quarantine: Quarantine,
-}
-
-/// Whether a group's timers are stopped.
-#[derive(Default)]
-struct Resting {
-    now: AtomicBool,
-    /// When they went on.
-    ended: Mutex<Option<Instant>>,
-    /// Something is about to be done.
-    stirred: AtomicBool,
 }
 
 impl Leadership {
@@ -160,26 +150,6 @@ impl Leadership {
     /// Who leads, as far as this node knows.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         self.metrics.borrow_watched().current_leader.map(NodeId::new)
-    }
-
-    /// Whether the group's timers are stopped, because there is nothing to do.
-    pub(crate) fn rests(&self) -> bool {
-        self.resting.now.load(Ordering::Relaxed)
-    }
-
-    /// Whether they are, or were so short a time ago.
-    pub(crate) fn rested_within(&self, time: Duration) -> bool {
-        self.rests() || self.resting.ended.lock().is_some_and(|at| at.elapsed() < time)
-    }
-
-    /// Something is about to be done in the group.
-    pub(crate) fn stir(&self) {
-        self.resting.stirred.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether that was said since the last question.
-    pub(crate) fn was_stirred(&self) -> bool {
-        self.resting.stirred.swap(false, Ordering::Relaxed)
     }
 
     /// Changes with whatever becomes known of the group.
@@ -319,16 +289,6 @@ impl Group {
         })
     }
 
-    /// Has the group's timers stopped, or go on. Whoever asks something of it is answered either way. Not to be called by two
-    /// at a time.
-    pub(crate) fn rest(&self, rests: bool) {
-        let resting = &self.leadership.resting;
-        if resting.now.swap(rests, Ordering::Relaxed) != rests {
-            self.raft.runtime_config().tick(!rests);
-            *resting.ended.lock() = (!rests).then(Instant::now);
-        }
-    }
-
     /// Has another node lead. From here on this one takes no writes and sends no heartbeats for the rest of its term, so that
     /// somebody is elected if the other does not take over.
     pub(crate) async fn hand_over(&self, to: NodeId) -> Result<(), openraft::errors::Fatal<Types>> {
@@ -351,7 +311,7 @@ impl Group {
         let answered = || {
             let alone = metrics.membership_config.membership().voter_ids().count() == 1;
             let acked = || metrics.last_quorum_acked.is_some_and(|acked| acked.elapsed() < patience);
-            alone || self.leadership.rested_within(patience) || acked()
+            alone || self.leadership.resting.within(patience) || acked()
         };
         metrics.current_leader.filter(|leader| *leader != metrics.id || answered()).map(NodeId::new)
     }

@@ -660,7 +660,7 @@ impl Node {
                 applied: group.published.index(),
                 keyspaces: state.keyspace_count(group.id) as u64,
                 fold: state.fold(group.id),
-                resting: group.leadership.rests(),
+                resting: group.leadership.resting.now(),
                 problem: group.leadership.problem().map(str::to_string),
             }
         };

@@ -13,7 +13,10 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,36 @@ pub(crate) struct Claim {
     pub(crate) group: GroupId,
     pub(crate) term: u64,
     pub(crate) index: u64,
+}
+
+/// Whether a group's timers are stopped here.
+#[derive(Default)]
+pub(crate) struct Resting {
+    now: AtomicBool,
+    /// When they went on.
+    ended: Mutex<Option<Instant>>,
+    /// Something is about to be done.
+    stirred: AtomicBool,
+}
+
+impl Resting {
+    /// Whether they are.
+    pub(crate) fn now(&self) -> bool {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Whether they are, or were so short a time ago.
+    pub(crate) fn within(&self, time: Duration) -> bool {
+        self.now() || self.ended.lock().is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// Has them stopped, or go on. Not by two at a time: whoever holds the words does.
+    fn set(&self, raft: &Raft, rests: bool) {
+        if self.now.swap(rests, Ordering::Relaxed) != rests {
+            raft.runtime_config().tick(!rests);
+            *self.ended.lock() = (!rests).then(Instant::now);
+        }
+    }
 }
 
 /// What this node claims, and what it has granted to others.
@@ -90,13 +123,14 @@ impl Rest {
         for group in &inner.groups {
             let Some((claim, others)) = claimable(group) else {
                 words.claimed.remove(&group.id);
-                group.rest(words.goes_on(group, now));
+                group.leadership.resting.set(&group.raft, words.goes_on(group, now));
                 continue;
             };
             words.granted.remove(&group.id);
             let claimed = words.claim(group, claim, now);
             let idle = now - claimed.since >= inner.timing.heartbeat * IDLE_HEARTBEATS;
-            group.rest(idle && others.iter().all(|node| claimed.is_granted(node, now, &inner.timing)));
+            let rests = idle && others.iter().all(|node| claimed.is_granted(node, now, &inner.timing));
+            group.leadership.resting.set(&group.raft, rests);
             if idle {
                 others.into_iter().for_each(|node| claims.entry(node).or_default().push(claim));
             }
@@ -113,7 +147,7 @@ impl Rest {
             let Some(group) = inner.group(claim.group).filter(|group| follows(group, from, claim)) else { continue };
             let until = now + claim_lasts(&inner.timing, inner.id, claim.group);
             words.granted.insert(claim.group, Granted { claim, leader: from, until });
-            group.rest(true);
+            group.leadership.resting.set(&group.raft, true);
             rest.push(claim.group);
         }
         Ok(rest)
@@ -135,7 +169,7 @@ impl Words {
     /// What is claimed, from when on.
     fn claim(&mut self, group: &Group, claim: Claim, now: Instant) -> &Claimed {
         let anew = || Claimed { claim, since: now, grants: HashMap::new() };
-        let stirred = group.leadership.was_stirred();
+        let stirred = group.leadership.resting.stirred.swap(false, Ordering::Relaxed);
         match self.claimed.entry(group.id) {
             Entry::Occupied(known) if known.get().claim == claim && !stirred => known.into_mut(),
             Entry::Occupied(known) => {
@@ -195,8 +229,8 @@ fn follows(group: &Group, leader: NodeId, claim: Claim) -> bool {
 /// Has a leader that rests hear from a majority, and stay awake for a while: it may write only for as long after that as its
 /// lease lasts.
 pub(crate) async fn rouse(raft: &Raft, leadership: &Leadership) {
-    if leadership.rested_within(WAKES_WITHIN) {
-        leadership.stir();
+    if leadership.resting.within(WAKES_WITHIN) {
+        leadership.resting.stirred.store(true, Ordering::Relaxed);
         // Who hears from no majority is told so by what it does next.
         let _ = barrier::read_index(raft).await;
     }

@@ -318,14 +318,19 @@ async fn all_rest(cluster: &Cluster) {
     until("all to rest", async || cluster.nodes.iter().flatten().all(rests).then_some(())).await;
 }
 
+/// Three nodes that rest after a write to a keyspace.
+async fn rested(name: &str) -> (Cluster, kv_core::Keyspace) {
+    let (cluster, ks) = (Cluster::start(3).await, keyspace(name));
+    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
+    all_rest(&cluster).await;
+    (cluster, ks)
+}
+
 /// Groups in which nothing happens rest, without anybody being elected for it; who is needed wakes up, and a leader that
 /// ends while its groups rest is missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_groups_rest_until_they_are_needed() {
-    let mut cluster = Cluster::start(3).await;
-    let ks = keyspace("rest");
-    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
-    all_rest(&cluster).await;
+    let (mut cluster, ks) = rested("rest").await;
     let terms = |cluster: &Cluster| cluster.node(0).status().iter().map(|group| group.term).collect::<Vec<_>>();
     let before = terms(&cluster);
     for n in 1..=3usize {
@@ -353,10 +358,7 @@ async fn idle_groups_rest_until_they_are_needed() {
 /// A leader that hands over to a node that does not take over leads no more, and is missed although its group rested.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_is_handed_to_nobody_elects_somebody() {
-    let cluster = Cluster::start(3).await;
-    let ks = keyspace("handed");
-    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
-    all_rest(&cluster).await;
+    let (cluster, ks) = rested("handed").await;
     let leader = cluster.leader(&ks).await;
     let group = cluster.node(leader).group_of(&ks);
     cluster.node(leader).hand_over(group, kv_core::NodeId::new(9)).await;
@@ -367,10 +369,7 @@ async fn a_group_that_is_handed_to_nobody_elects_somebody() {
 /// Who joins while all rests gets its copies, and a first write after a rest is taken at the first try.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_rests_takes_writes_and_members() {
-    let mut cluster = Cluster::start(3).await;
-    let ks = keyspace("roused");
-    cluster.node(0).txn(&ks, put("k", "1")).await.unwrap();
-    all_rest(&cluster).await;
+    let (mut cluster, ks) = rested("roused").await;
     let leader = cluster.leader(&ks).await;
     let proposals = || {
         let all = cluster.node(leader).figures().proposals;

@@ -48,10 +48,10 @@ impl State {
         let _hold = self.hold(group, keyspace, after);
         let Some((known, pinned)) = self.pinned_keyspace(group, keyspace)? else { return Ok(Vec::new()) };
         check_floor(&known, after.next())?;
-        let reader = Reader { database: self.database(), group, number: known.number, pinned: Some(&pinned) };
+        let reader = self.pinned_reader(group, &known, &pinned);
         let (max_revisions, max_bytes) = limits;
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.walk_history(&pinned, group, &known, after, |chained| {
+        reader.walk_history(&known, after, |chained| {
             let revision = chained.record.revision;
             let mut events = Vec::new();
             for changed in chained.keys.iter().filter(|changed| range.contains(changed.key.0)) {
@@ -81,7 +81,7 @@ impl State {
         let _hold = self.hold(group, keyspace, after);
         let Some((known, pinned)) = self.pinned_keyspace(group, keyspace)? else { return Ok(Vec::new()) };
         check_floor(&known, after)?;
-        Ok(self.history(&pinned, group, &known, after, max_revisions, max_bytes)?)
+        Ok(self.pinned_reader(group, &known, &pinned).history(&known, after, max_revisions, max_bytes)?)
     }
 
     /// The chain records after a revision, `max` at most, with the values that each revision wrote as long as they are
@@ -95,7 +95,10 @@ impl State {
     ) -> Result<Vec<RevisionChanges>, StoreError> {
         let _hold = self.hold(group, keyspace, after);
         match self.pinned_keyspace(group, keyspace)? {
-            Some((known, pinned)) => self.history(&pinned, group, &known, after.max(known.forgotten), max, usize::MAX),
+            Some((known, pinned)) => {
+                let reader = self.pinned_reader(group, &known, &pinned);
+                reader.history(&known, after.max(known.forgotten), max, usize::MAX)
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -115,21 +118,32 @@ impl State {
         Ok(there.then_some((known, pinned)))
     }
 
+    fn pinned_reader<'a>(&'a self, group: GroupId, known: &KeyspaceRecord, pinned: &'a Pinned<'a>) -> Reader<'a> {
+        Reader { database: self.database(), group, number: known.number, pinned: Some(pinned) }
+    }
+}
+
+impl Event {
+    /// Bytes of key and values.
+    pub fn bytes(&self) -> usize {
+        let value = |state: &Option<KeyState>| state.as_ref().map_or(0, |state| state.value.len());
+        self.key.len() + value(&self.state) + value(&self.previous)
+    }
+}
+
+impl Reader<'_> {
     fn history(
         &self,
-        pinned: &Pinned<'_>,
-        group: GroupId,
         known: &KeyspaceRecord,
         after: Revision,
         max_revisions: usize,
         max_bytes: usize,
     ) -> Result<Vec<RevisionChanges>, StoreError> {
-        let reader = Reader { database: self.database(), group, number: known.number, pinned: Some(pinned) };
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.walk_history(pinned, group, known, after, |chained| {
+        self.walk_history(known, after, |chained| {
             let revision = chained.record.revision;
             let changes = match revision > known.floor {
-                true => Some(reader.changes(revision, &chained.keys)?),
+                true => Some(self.changes(revision, &chained.keys)?),
                 false => None,
             };
             bytes += changes.iter().flatten().map(Change::size).sum::<usize>();
@@ -146,8 +160,6 @@ impl State {
     /// raise has left out.
     fn walk_history(
         &self,
-        pinned: &Pinned<'_>,
-        group: GroupId,
         known: &KeyspaceRecord,
         after: Revision,
         mut visit: impl FnMut(Chained<'_>) -> Result<bool, StoreError>,
@@ -155,11 +167,11 @@ impl State {
         if after >= known.head.revision {
             return Ok(());
         }
-        let database = self.database();
-        let key = |revision| keys::chain(group, known.number, revision);
+        let database = self.database;
+        let key = |revision| keys::chain(self.group, self.number, revision);
         let missing = |revision| database.damaged(&key(revision), "it is missing");
         let mut expected = after.next();
-        let mut cursor = database.cursor(Some(pinned), &key(expected), key(known.head.revision.next()));
+        let mut cursor = database.cursor(self.pinned, &key(expected), key(known.head.revision.next()));
         while expected <= known.head.revision {
             let Some((key, stored)) = cursor.item() else {
                 database.ended(&cursor)?;
@@ -178,17 +190,7 @@ impl State {
         }
         Ok(())
     }
-}
 
-impl Event {
-    /// Bytes of key and values.
-    pub fn bytes(&self) -> usize {
-        let value = |state: &Option<KeyState>| state.as_ref().map_or(0, |state| state.value.len());
-        self.key.len() + value(&self.state) + value(&self.previous)
-    }
-}
-
-impl Reader<'_> {
     /// What a revision wrote, from the keys in its record and the values that lie with the keys.
     pub(super) fn changes(&self, revision: Revision, keys: &[ChangedKey<'_>]) -> Result<Vec<Change>, StoreError> {
         keys.iter().map(|changed| self.change(revision, changed)).collect()
