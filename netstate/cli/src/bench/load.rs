@@ -227,8 +227,7 @@ impl Outcome {
 
     /// Each node before and after.
     fn nodes(&self) -> impl Iterator<Item = (&pb::NodeStatus, &pb::NodeStatus)> {
-        let before = |after: &pb::NodeStatus| self.before.nodes.iter().find(|node| node.name == after.name);
-        self.after.nodes.iter().filter_map(move |after| Some((before(after)?, after)))
+        prepare::nodes(&self.before, &self.after)
     }
 
     fn json(&self, args: &Args) -> Value {

@@ -85,6 +85,15 @@ pub(super) async fn settled(session: &Session, endpoints: u64) -> Result<pb::Clu
     }
 }
 
+/// Each node at two times.
+pub(super) fn nodes<'a>(
+    before: &'a pb::ClusterStatusResponse,
+    after: &'a pb::ClusterStatusResponse,
+) -> impl Iterator<Item = (&'a pb::NodeStatus, &'a pb::NodeStatus)> {
+    let earlier = |now: &pb::NodeStatus| before.nodes.iter().find(|node| node.name == now.name);
+    after.nodes.iter().filter_map(move |now| Some((earlier(now)?, now)))
+}
+
 /// A bar on standard error that moves, where somebody can see it.
 pub(super) fn bar(session: &Session, what: &'static str, total: u64) -> ProgressBar {
     let target = if session.console.is_live() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

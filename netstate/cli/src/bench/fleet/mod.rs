@@ -205,8 +205,7 @@ impl Arrival {
 impl Outcome {
     /// Each node without hosts and with them.
     fn nodes(&self) -> impl Iterator<Item = (&pb::NodeStatus, &pb::NodeStatus)> {
-        let before = |after: &pb::NodeStatus| self.before.nodes.iter().find(|node| node.name == after.name);
-        self.connected.nodes.iter().filter_map(move |after| Some((before(after)?, after)))
+        prepare::nodes(&self.before, &self.connected)
     }
 
     fn json(&self, args: &Args) -> Value {
