@@ -18,16 +18,17 @@ use crate::chaos::scratch::{Scratch, run};
 /// A number that a library follows while the member runs.
 struct Dial {
     library: PathBuf,
-    variable: &'static str,
     path: PathBuf,
     file: File,
 }
 
 impl Dial {
-    fn make(scratch: &Scratch, library: PathBuf, variable: &'static str, file_name: &str) -> Result<Self> {
-        let path = scratch.dir().join(file_name);
+    /// One for this member, of a library that is called so and does what the source says.
+    fn make(scratch: &Scratch, library: &str, source: &str, member: &str) -> Result<Self> {
+        let path = scratch.dir().join(format!("{member}.{library}"));
+        let library = build(scratch, library, &[include_str!("shim/dial.c"), source].concat())?;
         let file = File::options().create_new(true).read(true).write(true).open(&path)?;
-        let dial = Dial { library, variable, path, file };
+        let dial = Dial { library, path, file };
         dial.set(0)?;
         Ok(dial)
     }
@@ -38,7 +39,7 @@ impl Dial {
 
     fn environment(&self) -> Vec<(String, OsString)> {
         let preload = ("LD_PRELOAD".to_owned(), self.library.clone().into_os_string());
-        vec![preload, (self.variable.to_owned(), self.path.clone().into_os_string())]
+        vec![preload, ("CHAOS_DIAL".to_owned(), self.path.clone().into_os_string())]
     }
 }
 
@@ -48,8 +49,7 @@ pub struct SlowDisk(Dial);
 impl SlowDisk {
     /// Makes one that is as fast as it is.
     pub fn make(scratch: &Scratch, name: &str) -> Result<Self> {
-        let library = build(scratch, "slow", include_str!("shim/slow.c"))?;
-        Ok(SlowDisk(Dial::make(scratch, library, "CHAOS_SLOW", &format!("{name}.slow"))?))
+        Ok(SlowDisk(Dial::make(scratch, "slow", include_str!("shim/slow.c"), name)?))
     }
 
     /// From now on each sync takes so much longer.
@@ -69,8 +69,7 @@ pub struct Clock(Dial);
 impl Clock {
     /// Makes one that is shifted by so many seconds.
     pub fn make(scratch: &Scratch, name: &str, seconds: i64) -> Result<Self> {
-        let library = build(scratch, "clock", include_str!("shim/clock.c"))?;
-        let clock = Clock(Dial::make(scratch, library, "CHAOS_CLOCK", &format!("{name}.clock"))?);
+        let clock = Clock(Dial::make(scratch, "clock", include_str!("shim/clock.c"), name)?);
         clock.shift(seconds)?;
         Ok(clock)
     }
