@@ -255,6 +255,10 @@ async fn a_call_that_takes_too_long_is_dropped() -> anyhow::Result<()> {
     assert_eq!((status, &body["error"]), (StatusCode::GATEWAY_TIMEOUT, &json!("context deadline exceeded")));
     ended(&mut calls).await?;
 
+    // What is late before it begins isn't begun, however fast it would be.
+    let (status, body) = post(&router, "/v3/lease/grant", &[("Grpc-Timeout", "1n")], "{}").await?;
+    assert_eq!((status, &body["error"]), (StatusCode::GATEWAY_TIMEOUT, &json!("context deadline exceeded")));
+
     // After the first answer the status is out, so the failure is the last chunk.
     let served = Served::new(router).await?;
     let headers = [("Grpc-Timeout", "1S")];
