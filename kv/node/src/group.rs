@@ -212,35 +212,58 @@ impl Group {
     pub(crate) async fn start(id: GroupId, quarantine: Quarantine, shared: &Shared<'_>) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let state = shared.store.state().clone();
-        let applied = applied_index(&state, id).map_err(|error| failed(error.to_string()))?;
+        if let Err(error @ StoreError::Damaged { .. }) = state.applied(id) {
+            quarantine.store_failed(&error);
+        }
+        let applied = match quarantine.reason() {
+            Some(_) => 0,
+            None => applied_index(&state, id).map_err(|error| failed(error.to_string()))?,
+        };
         let published = Arc::new(Published::new(&state, id, applied, shared.feeds.clone()));
         let appended = Arc::new(AtomicU64::new(0));
         let lessor = Lessor::new(id, state.clone());
         let traced = Traced::default();
-        let machine = Machine {
-            group: id,
-            state: state.clone(),
-            observer: shared.observer.clone(),
-            published: published.clone(),
-            lessor: lessor.clone(),
-            quarantine: quarantine.clone(),
-            counts: shared.counts.clone(),
-            traced: traced.clone(),
-        };
         let leads = Arc::new(AtomicBool::new(true));
         let counts = Arc::new(GroupCounts::default());
-        let log = shared.store.log().clone();
-        let log = LogStore::new(id, shared.own, log, appended.clone(), leads.clone(), counts.clone(), traced.clone());
-        let network = Network {
-            group: id,
-            links: shared.links.clone(),
-            pace: shared.pace.clone(),
-            counts: shared.counts.clone(),
+        let start = async |out: bool| {
+            let machine = Machine {
+                group: id,
+                out,
+                state: state.clone(),
+                observer: shared.observer.clone(),
+                published: published.clone(),
+                lessor: lessor.clone(),
+                quarantine: quarantine.clone(),
+                counts: shared.counts.clone(),
+                traced: traced.clone(),
+            };
+            let log = LogStore {
+                group: id,
+                own: shared.own,
+                out,
+                log: shared.store.log().clone(),
+                appended: appended.clone(),
+                leads: leads.clone(),
+                counts: counts.clone(),
+                traced: traced.clone(),
+            };
+            let network = Network {
+                group: id,
+                links: shared.links.clone(),
+                pace: shared.pace.clone(),
+                counts: shared.counts.clone(),
+            };
+            let config = raft_config(id, shared.timing, out).validate().map_err(|error| error.to_string())?;
+            let raft = Raft::new(shared.own.get(), Arc::new(config), network, log, machine).await;
+            raft.map_err(|error| error.to_string())
         };
-        let config = Arc::new(raft_config(id, shared.timing).validate().map_err(|error| failed(error.to_string()))?);
-        let raft = Raft::new(shared.own.get(), config, network, log, machine)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let out = quarantine.reason().is_some();
+        let raft = match start(out).await {
+            // What is committed and not in the state yet was applied, and met damage. Only this replica stays out of service.
+            Err(_) if !out && quarantine.reason().is_some() => start(true).await,
+            started => started,
+        };
+        let raft = raft.map_err(failed)?;
         let leadership = Leadership { metrics: raft.metrics(), resting: Arc::default(), quarantine };
         tokio::spawn(observe(id, leadership.clone(), leads, counts.clone(), shared.observer.clone()));
         let (entered, ending) = (leadership.quarantine.entered.clone(), raft.clone());
@@ -318,6 +341,9 @@ impl Group {
 
     /// Founds the group, if nobody has: `first` at once, the others only when it doesn't.
     pub(crate) async fn found(&self, members: &[MemberInfo], first: bool, patience: std::time::Duration) {
+        if self.leadership.quarantine.reason().is_some() {
+            return;
+        }
         if !first {
             let known = self.raft.wait(Some(patience)).metrics(|m| m.current_leader.is_some(), "a leader").await;
             if known.is_ok() {
@@ -335,13 +361,15 @@ impl Group {
     }
 }
 
-fn raft_config(group: GroupId, timing: &Timing) -> openraft::Config {
+/// How openraft is to work. A replica that is out of service keeps still until it is shut down.
+fn raft_config(group: GroupId, timing: &Timing, out: bool) -> openraft::Config {
     let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {
         cluster_name: group.to_string(),
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election_min),
         election_timeout_max: millis(timing.election_max),
+        enable_tick: !out,
         enable_pre_vote: Some(true),
         // A leader that comes back has lost what it had applied and not flushed; it must not go on as if it had not.
         enable_leader_restore: Some(false),

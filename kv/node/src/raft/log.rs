@@ -28,28 +28,22 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 /// The log of one group.
 #[derive(Clone)]
 pub(crate) struct LogStore {
-    group: GroupId,
-    own: NodeId,
-    log: RaftLog,
+    pub(crate) group: GroupId,
+    pub(crate) own: NodeId,
+    /// The replica is out of service: nothing of it is shown, and nothing is changed.
+    pub(crate) out: bool,
+    pub(crate) log: RaftLog,
     /// Bytes appended since the node started.
-    appended: Arc<AtomicU64>,
+    pub(crate) appended: Arc<AtomicU64>,
     /// Whether this node leads the group, or did a moment ago.
-    leads: Arc<AtomicBool>,
-    counts: Arc<GroupCounts>,
-    traced: Traced,
+    pub(crate) leads: Arc<AtomicBool>,
+    pub(crate) counts: Arc<GroupCounts>,
+    pub(crate) traced: Traced,
 }
 
 impl LogStore {
-    pub(crate) fn new(
-        group: GroupId,
-        own: NodeId,
-        log: RaftLog,
-        appended: Arc<AtomicU64>,
-        leads: Arc<AtomicBool>,
-        counts: Arc<GroupCounts>,
-        traced: Traced,
-    ) -> Self {
-        LogStore { group, own, log, appended, leads, counts, traced }
+    fn changeable(&self) -> io::Result<()> {
+        if self.out { Err(io::Error::other("the replica is out of service")) } else { Ok(()) }
     }
 
     fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
@@ -138,6 +132,9 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        if self.out {
+            return Ok(LogState::default());
+        }
         let (purged, last) = ends(&self.log, self.group)?;
         Ok(LogState { last_purged_log_id: purged, last_log_id: last })
     }
@@ -147,6 +144,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.changeable()?;
         // A vote for oneself that others have not granted yet: this node stands for election.
         if !vote.committed && vote.leader_id.voted_for == self.own.get() {
             self.counts.elections.add(1);
@@ -164,6 +162,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        if self.out {
+            return Ok(None);
+        }
         self.log.committed(self.group)?.map(|bytes| decode_stored("committed log id", &bytes)).transpose()
     }
 
@@ -172,6 +173,7 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        self.changeable()?;
         let mut spans = Vec::new();
         let encoded = entries.into_iter().map(|entry| {
             if let EntryPayload::Normal(proposal) = &entry.payload {
@@ -196,12 +198,14 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.changeable()?;
         let (done, truncated) = completion();
         self.log.truncate_after(self.group, last_log_id.map(|id| id.index), done).await;
         finished(truncated).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.changeable()?;
         let (done, purged) = completion();
         self.log.purge_upto(self.group, log_id.index, encode(&log_id), done).await;
         finished(purged).await

@@ -28,6 +28,8 @@ const APPLY_ENTRIES: usize = 64;
 /// A group's state machine.
 pub(crate) struct Machine {
     pub(crate) group: GroupId,
+    /// The replica is out of service: nothing of it is shown, and nothing is changed.
+    pub(crate) out: bool,
     pub(crate) state: State,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) published: Arc<Published>,
@@ -63,7 +65,7 @@ pub(crate) fn meta(applied: &kv_store::Applied) -> io::Result<SnapshotMeta> {
 
 impl Machine {
     fn pin(&self) -> io::Result<Option<Snapshot>> {
-        if self.state.applied(self.group)?.is_none() {
+        if self.out || self.state.applied(self.group)?.is_none() {
             return Ok(None);
         }
         let pinned = self.state.snapshot(self.group)?;
@@ -172,6 +174,9 @@ impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        if self.out {
+            return Ok((None, StoredMembership::default()));
+        }
         match self.state.applied(self.group)? {
             Some(applied) => {
                 let meta = meta(&applied)?;
