@@ -6,15 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kv_core::RequestId;
+use kv_core::{RequestId, Revision};
 use kv_node::{Clock, Node};
-use netstate_model::{DirectoryCommand, NetworkCommand, NetworkConfig};
+use netstate_model::{Directory, DirectoryCommand, NetworkCommand, NetworkConfig, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     execute::{Asked, Command, ExecuteError, Executor},
     keyspaces::Home,
-    view::View,
+    view::{DirectoryAt, View},
 };
 
 /// Between two looks.
@@ -37,22 +37,45 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let directory = Home::Directory.keyspace();
+    let mut rest = None;
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         if node.leads(node.group_of(&directory)).is_none() {
+            rest = None;
             continue;
         }
-        for asked in due(&view, clock.as_ref()) {
+        let (directory, now) = (view.directory(), Timestamp::from_micros(clock.now().micros()));
+        if rest.as_ref().is_some_and(|rest: &Rest| rest.lasts(&directory, now)) {
+            continue;
+        }
+        let due = due(&view, &directory.state, now);
+        rest = due.is_empty().then(|| Rest::of(&directory));
+        for asked in due {
             step(&executor, asked).await;
         }
     }
 }
 
+/// Nothing is to be done until the directory changes, or a connection's time is over.
+struct Rest {
+    directory: Revision,
+    until: Option<Timestamp>,
+}
+
+impl Rest {
+    fn of(directory: &DirectoryAt) -> Self {
+        let until = directory.state.connections().filter_map(|connection| connection.expires_at).min();
+        Rest { directory: directory.revision, until }
+    }
+
+    fn lasts(&self, directory: &DirectoryAt, now: Timestamp) -> bool {
+        directory.revision == self.directory && self.until.is_none_or(|until| now < until)
+    }
+}
+
 /// What there is to do.
-fn due(view: &View, clock: &dyn Clock) -> Vec<Asked> {
-    let directory = view.directory().state;
-    let now = netstate_model::Timestamp::from_micros(clock.now().micros());
+fn due(view: &View, directory: &Directory, now: Timestamp) -> Vec<Asked> {
     let mut due = Vec::new();
     for network in directory.networks() {
         if network.retiring {

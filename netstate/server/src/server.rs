@@ -9,7 +9,7 @@ use netstate_proto::v1::{
     endpoints_server::EndpointsServer, hosts_server::HostsServer, networks_server::NetworksServer,
     queries_server::QueriesServer,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -27,6 +27,10 @@ use crate::{
 
 /// The largest request: ten thousand endpoints with all that they may carry.
 const REQUEST_BYTES: usize = 32 * 1024 * 1024;
+
+/// Connections that wait to be accepted, as far as the system lets (`net.core.somaxconn`). Beyond it clients notice nothing but
+/// that it takes a second: all hosts of a server that died come at once.
+const BACKLOG: u32 = 16_384;
 
 /// How long requests under way may take when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
@@ -82,18 +86,23 @@ pub struct Server {
     serving: tokio::task::JoinHandle<()>,
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { what, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let local = listener.local_addr().map_err(failed)?;
-    Ok((listener, local))
+fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    open().map_err(|source| StartError::Listen { what, address, source })
 }
 
 impl Server {
     /// Opens the store and the ports.
     pub async fn start(config: ServerConfig) -> Result<Server, StartError> {
-        let (client_listener, client) = listen("clients", config.listen_client).await?;
-        let (http_listener, http) = listen("HTTP", config.listen_http).await?;
+        let (client_listener, client) = listen("clients", config.listen_client)?;
+        let (http_listener, http) = listen("HTTP", config.listen_http)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let hub = Arc::new(Hub::default());
         let view = Arc::new(View::new(hub.clone()));
@@ -120,7 +129,7 @@ impl Server {
         let etcd = &services.etcd;
         tokio::spawn(http::serve(http_listener, services.clone(), stop.clone()));
         for (address, keyspace) in config.listen_etcd {
-            let (listener, _) = listen("clients of etcd", address).await?;
+            let (listener, _) = listen("clients of etcd", address)?;
             let etcd = etcd.for_keyspace(keyspace);
             let routes = etcd.add_to(base().await?);
             let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
