@@ -33,6 +33,8 @@ pub struct Config {
     pub advertise_peer: Option<String>,
     /// Where it stands: nodes of different zones don't fail together. Empty: not said.
     pub zone: String,
+    /// It has a copy of everything and serves, but never votes.
+    pub relay: bool,
     /// Raft groups; fixed when the cluster is founded.
     pub groups: u16,
     /// How patient it is.
@@ -139,6 +141,9 @@ pub enum ConfigError {
         /// How many.
         count: usize,
     },
+    /// A founder that would not vote.
+    #[error("a relay does not vote, so it can found nothing; have it join a cluster")]
+    Relay,
     /// No or too many groups.
     #[error("{groups} groups; 1 to {GROUPS_MAX} are possible")]
     Groups {
@@ -157,6 +162,9 @@ impl Config {
         }
         if !self.join.is_empty() {
             return mistakes;
+        }
+        if self.relay {
+            mistakes.push(ConfigError::Relay);
         }
         mistakes.extend(Self::founders_mistakes(&self.name, &self.initial_cluster));
         if self.groups == 0 || self.groups > GROUPS_MAX {
@@ -246,6 +254,7 @@ mod tests {
             join: Vec::new(),
             advertise_peer: None,
             zone: String::new(),
+            relay: false,
             groups: GROUPS_DEFAULT,
             timing: Timing::default(),
             disk_reserve_bytes: DISK_RESERVE_BYTES,

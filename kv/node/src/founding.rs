@@ -82,6 +82,7 @@ pub(crate) fn candidate(config: &Config, instance: InstanceId) -> Candidate {
         name: config.name.clone(),
         peer: config.peer_address(),
         zone: config.zone.clone(),
+        relay: config.relay,
         instance,
         version: env!("CARGO_PKG_VERSION").into(),
     }

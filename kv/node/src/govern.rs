@@ -292,7 +292,7 @@ async fn round(node: &Node, catalog: &Catalog, up_since: &HashMap<NodeId, Instan
         Some(Site {
             node: *id,
             zone: record.zone.clone(),
-            standing: record.standing.placed()?,
+            standing: record.placed()?,
             up: up(id),
             settled: since && up(id) && !full(id),
         })

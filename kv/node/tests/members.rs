@@ -60,6 +60,26 @@ async fn a_node_joins_is_given_its_share_and_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_has_a_copy_of_everything_and_never_votes() {
+    let mut cluster = Cluster::start_with(3, timing()).await;
+    let ks = keyspace("some");
+    cluster.join_as(3, true).await;
+    let relay = cluster.node(3).id();
+    let copies = |now: &kv_node::Placement| now.groups.iter().all(|group| group.learners.contains_key(&relay));
+    let rest = until("it has a copy of everything", async || at_rest(&cluster).filter(|now| copies(now))).await;
+    assert_eq!(voters(&rest, relay), 0, "others have a share of the votes, a relay has none");
+    cluster.node(0).txn(&ks, put("k", "x")).await.unwrap();
+    let read = cluster.node(3).range(&ks, &kv_core::KeyRange::All, None, 9, Consistency::Linearizable).await.unwrap();
+    assert_eq!(read.kvs.len(), 1);
+    // It can't found anything, and can be made a voter.
+    let mistakes = kv_node::Config { relay: true, ..cluster.config(0) }.mistakes();
+    assert!(matches!(mistakes[..], [kv_node::ConfigError::Relay]), "{mistakes:?}");
+    cluster.stop(3).await;
+    cluster.join_as(3, false).await;
+    until("it has its share of votes", async || at_rest(&cluster).filter(|now| voters(now, relay) == 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_lost_its_disk_is_refused_until_it_is_replaced() {
     let mut cluster = Cluster::start_with(3, timing()).await;
     let ks = keyspace("some");

@@ -154,6 +154,7 @@ mod tests {
             join: Vec::new(),
             advertise_peer: None,
             zone: String::new(),
+            relay: false,
             groups: 1,
             timing: kv_node::Timing::default(),
             disk_reserve_bytes: 0,

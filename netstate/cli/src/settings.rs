@@ -26,6 +26,7 @@ pub(crate) const INITIAL_CLUSTER: &str = "initial-cluster";
 pub(crate) const JOIN: &str = "join";
 pub(crate) const ADVERTISE_PEER: &str = "advertise-peer";
 pub(crate) const ZONE: &str = "zone";
+pub(crate) const ROLE: &str = "role";
 pub(crate) const GROUPS: &str = "groups";
 pub(crate) const DISK_RESERVE: &str = "disk-reserve";
 pub(crate) const ETCD_LISTEN: &str = "etcd-listen";
@@ -36,7 +37,7 @@ pub(crate) const OTEL_ENDPOINT: &str = "otel-endpoint";
 pub(crate) const OTEL_SAMPLE: &str = "otel-sample";
 
 /// Every setting with what it is unless it is given. None: derived from the others.
-const SETTINGS: [(&str, Option<&str>); 17] = [
+const SETTINGS: [(&str, Option<&str>); 18] = [
     (NAME, Some("n1")),
     (DATA_DIR, Some("./netstate-data")),
     (LISTEN_CLIENT, Some("127.0.0.1:2379")),
@@ -46,6 +47,7 @@ const SETTINGS: [(&str, Option<&str>); 17] = [
     (JOIN, None),
     (ADVERTISE_PEER, None),
     (ZONE, Some("")),
+    (ROLE, Some("voter")),
     (GROUPS, None),
     (DISK_RESERVE, None),
     (ETCD_LISTEN, None),
@@ -150,6 +152,7 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
         join,
         advertise_peer,
         zone: settings.value(ZONE).unwrap_or_default().to_owned(),
+        relay: relay(settings, mistakes),
         groups: groups.unwrap_or(GROUPS_DEFAULT),
         timing: Timing::default(),
         disk_reserve_bytes: reserve.unwrap_or_default().saturating_mul(1 << 20),
@@ -158,6 +161,7 @@ fn check(settings: &Settings, mistakes: &mut Vec<String>) -> Option<ServerConfig
     for mistake in node.mistakes() {
         let key = match mistake {
             ConfigError::Groups { .. } => GROUPS,
+            ConfigError::Relay => ROLE,
             ConfigError::UnknownName { .. } => NAME,
             ConfigError::Address { .. } if !node.join.is_empty() => JOIN,
             ConfigError::Twice { .. } | ConfigError::Address { .. } | ConfigError::Founders { .. } => INITIAL_CLUSTER,
@@ -222,6 +226,22 @@ fn number<N: std::str::FromStr + Copy>(
         ));
     }
     parsed
+}
+
+/// Whether it is a relay.
+fn relay(settings: &Settings, mistakes: &mut Vec<String>) -> bool {
+    match settings.value(ROLE).unwrap_or_default() {
+        "voter" => false,
+        "relay" => true,
+        other => {
+            mistakes.push(format!(
+                "{}: {:?} is no role; there are voter and relay",
+                settings.source(ROLE),
+                shown(other)
+            ));
+            false
+        }
+    }
 }
 
 /// The founders; without any given, this node alone, at the address where it listens.
@@ -323,7 +343,7 @@ mod tests {
             file,
         );
         let expected = "the configuration has 8 mistakes:
-  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, join, advertise-peer, zone, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token, otel-endpoint, otel-sample
+  s.toml, colour: there is no such setting; there are name, data-dir, listen-client, listen-peer, listen-http, initial-cluster, join, advertise-peer, zone, role, groups, disk-reserve, etcd-listen, etcd-quota, etcd-auto-compaction, etcd-auth-token, otel-endpoint, otel-sample
   s.toml, listen-http: has to be a text in quotes
   s.toml, listen-client: \"nowhere\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379
   variable NETSTATE_LISTEN_PEER: \"127.0.0.1\" is no address to listen on; write IP:PORT, such as 127.0.0.1:2379

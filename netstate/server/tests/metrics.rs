@@ -132,6 +132,7 @@ impl Cluster {
                     join: Vec::new(),
                     advertise_peer: None,
                     zone: String::new(),
+                    relay: false,
                     groups: GROUPS,
                     timing: kv_node::Timing::default(),
                     disk_reserve_bytes: if n == 3 { u64::MAX } else { 0 },

@@ -43,6 +43,7 @@ impl Cluster {
                 join: Vec::new(),
                 advertise_peer: None,
                 zone: String::new(),
+                relay: false,
                 groups: 4,
                 timing: kv_node::Timing::default(),
                 disk_reserve_bytes: 0,

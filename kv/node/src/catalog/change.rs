@@ -23,6 +23,8 @@ pub(crate) struct Candidate {
     pub peer: String,
     /// Where it stands.
     pub zone: String,
+    /// Whether it never votes.
+    pub relay: bool,
     /// Its data directory.
     pub instance: InstanceId,
     /// Of its program.
@@ -122,6 +124,7 @@ pub(super) fn found(cluster: ClusterId, founders: &[MemberInfo], (before, strang
             name: founder.name.clone(),
             peer: founder.peer.clone(),
             zone: String::new(),
+            relay: false,
             instance: String::new(),
             standing: Standing::Member,
             version: String::new(),
@@ -165,6 +168,7 @@ impl Catalog {
             name: name.clone(),
             peer: peer.clone(),
             zone: candidate.zone.clone(),
+            relay: candidate.relay,
             instance,
             standing: Standing::Member,
             version: candidate.version.clone(),
@@ -179,6 +183,7 @@ impl Catalog {
         let now = NodeRecord {
             peer: own.peer.clone(),
             zone: own.zone.clone(),
+            relay: own.relay,
             instance: own.instance.to_string(),
             version: own.version.clone(),
             ..known.clone()
@@ -196,7 +201,7 @@ impl Catalog {
         if record.standing == Standing::Leaving {
             return Err(MembershipError::Leaving { name: name() });
         }
-        let others = self.nodes.iter().filter(|(other, record)| **other != id && record.standing == Standing::Member);
+        let others = self.nodes.iter().filter(|(other, record)| **other != id && record.may_vote());
         if standing != Standing::Member && others.count() == 0 {
             return Err(MembershipError::Last { name: name() });
         }
@@ -222,6 +227,8 @@ impl Catalog {
 mod tests {
     use std::collections::BTreeMap;
 
+    use kv_core::placement;
+
     use super::*;
 
     const CLUSTER: ClusterId = ClusterId::new([7; 16]);
@@ -231,6 +238,7 @@ mod tests {
             name: name.into(),
             peer: format!("{name}:1"),
             zone: String::new(),
+            relay: false,
             instance: InstanceId::new([instance; 16]),
             version: "1".into(),
         }
@@ -312,5 +320,25 @@ mod tests {
         super::super::read(b"node/1", record.as_bytes(), &mut cluster, &mut nodes).unwrap();
         super::super::read(b"colours/1", b"\xff", &mut cluster, &mut nodes).unwrap();
         assert_eq!(encode("node/1".into(), &nodes[&NodeId::new(1)]).1, record.as_bytes());
+    }
+
+    #[test]
+    fn a_relay_stays_one_through_draining_and_is_none_when_it_says_so() {
+        let catalog = founded();
+        let relay = Candidate { relay: true, ..candidate("r1", 9) };
+        let (id, writes) = catalog.join(&relay).unwrap();
+        let catalog = written(Some(catalog), writes);
+        assert_eq!(catalog.nodes[&id].placed(), Some(placement::Standing::Draining));
+        let drained = written(Some(catalog.clone()), catalog.stand("n2", Standing::Draining).unwrap());
+        assert!(
+            matches!(drained.stand("n1", Standing::Draining), Err(MembershipError::Last { .. })),
+            "nobody would vote"
+        );
+        let catalog = written(Some(catalog.clone()), catalog.stand("r1", Standing::Draining).unwrap());
+        let catalog = written(Some(catalog.clone()), catalog.stand("r1", Standing::Member).unwrap());
+        assert!(!catalog.nodes[&id].may_vote());
+        let voter = Candidate { relay: false, ..relay };
+        let write = catalog.introduce(id, &voter).unwrap();
+        assert!(written(Some(catalog), vec![write]).nodes[&id].may_vote());
     }
 }

@@ -70,6 +70,9 @@ pub struct NodeRecord {
     /// Where it stands; nodes of different zones don't fail together. Empty: nobody said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub zone: String,
+    /// A relay: it has a copy of everything and serves hosts, watches and reads, but never votes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
     /// Its data directory, in hexadecimal digits. Empty: not known yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instance: String,
@@ -99,25 +102,30 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
 }
 
-impl Standing {
-    /// Whether placement counts with the node.
-    pub(crate) fn placed(self) -> Option<placement::Standing> {
-        match self {
+impl NodeRecord {
+    /// What placement counts with it for. A relay is like a node that is drained for ever.
+    pub(crate) fn placed(&self) -> Option<placement::Standing> {
+        match self.standing {
+            Standing::Member if self.relay => Some(placement::Standing::Draining),
             Standing::Member => Some(placement::Standing::Member),
             Standing::Draining => Some(placement::Standing::Draining),
             Standing::Leaving => Some(placement::Standing::Leaving),
             Standing::Removed => None,
         }
     }
-}
 
-impl NodeRecord {
+    /// Whether groups may have a voter on it.
+    pub fn may_vote(&self) -> bool {
+        self.placed() == Some(placement::Standing::Member)
+    }
+
     /// What can be said of a node by its name alone.
     pub fn of_name(name: &str) -> Self {
         NodeRecord {
             name: name.into(),
             peer: String::new(),
             zone: String::new(),
+            relay: false,
             instance: String::new(),
             standing: Standing::Member,
             version: String::new(),

@@ -45,6 +45,7 @@ pub(crate) async fn ask(
         name: candidate.name.clone(),
         peer: candidate.peer.clone(),
         zone: candidate.zone.clone(),
+        relay: candidate.relay,
         instance: candidate.instance.get().to_vec().into(),
         version: candidate.version.clone(),
         cluster: cluster.map(|cluster| cluster.get().to_vec()).unwrap_or_default().into(),
@@ -99,6 +100,7 @@ pub(super) fn parse(own: Identity, request: JoinRequest) -> Result<Asked, Status
         name: request.name,
         peer: request.peer,
         zone: request.zone,
+        relay: request.relay,
         instance: InstanceId::new(instance),
         version: request.version,
     };

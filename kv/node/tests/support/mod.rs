@@ -135,6 +135,7 @@ impl Cluster {
             join: Vec::new(),
             advertise_peer: None,
             zone: String::new(),
+            relay: false,
             groups: GROUPS,
             timing: self.timing,
             disk_reserve_bytes: 0,
@@ -148,13 +149,18 @@ impl Cluster {
 
     /// Adds a node that joins the cluster of the first.
     pub(crate) async fn join(&mut self, at: usize) {
+        self.join_as(at, false).await;
+    }
+
+    /// Adds a node that joins as a relay, or not.
+    pub(crate) async fn join_as(&mut self, at: usize, relay: bool) {
         if at == self.members.len() {
             let peer = SocketAddr::new(self.peer(0).ip(), 23801 + at as u16);
             self.members.push(Member { name: format!("n{}", at + 1), peer: peer.to_string() });
             self.nodes.push(None);
             self.seen.push(Arc::default());
         }
-        self.start_as(at, self.joining(at)).await;
+        self.start_as(at, Config { relay, ..self.joining(at) }).await;
     }
 
     /// Why a node that wants to join is not even started.

@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Where this node stands; copies are spread over zones, so that one may fail as a whole
     #[arg(long)]
     zone: Option<String>,
+    /// voter, or relay: has a copy of everything and serves hosts, watches and reads, but never votes [default: voter]
+    #[arg(long)]
+    role: Option<String>,
     /// Raft groups that keyspaces are spread over; fixed when the cluster is founded [default: 16]
     #[arg(long)]
     groups: Option<String>,
@@ -94,6 +97,7 @@ impl Args {
             (settings::JOIN, self.join),
             (settings::ADVERTISE_PEER, self.advertise_peer),
             (settings::ZONE, self.zone),
+            (settings::ROLE, self.role),
             (settings::GROUPS, self.groups),
             (settings::DISK_RESERVE, self.disk_reserve),
             (settings::ETCD_LISTEN, self.etcd_listen),

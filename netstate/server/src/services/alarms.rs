@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kv_node::Standing;
+use kv_node::{NodeRecord, Standing};
 use netstate_proto::v1 as pb;
 
 use super::{cluster::Picture, status::Report};
@@ -26,9 +26,13 @@ pub const ALARMS: &[&str] = &[
     "versions-differ",
 ];
 
-/// How a standing is called.
-pub(super) fn standing(standing: Standing) -> &'static str {
-    match standing {
+/// How a node may stand.
+pub(super) const STANDINGS: [&str; 5] = ["member", "relay", "draining", "leaving", "removed"];
+
+/// How a node stands.
+pub(super) fn standing(record: &NodeRecord) -> &'static str {
+    match record.standing {
+        Standing::Member if record.relay => "relay",
         Standing::Member => "member",
         Standing::Draining => "draining",
         Standing::Leaving => "leaving",

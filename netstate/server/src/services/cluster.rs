@@ -96,7 +96,7 @@ impl Picture {
             watching_hosts: known.watching_hosts,
             version: report.map_or_else(|| record.version.clone(), |report| report.version.clone()),
             zone: record.zone.clone(),
-            standing: alarms::standing(record.standing).into(),
+            standing: alarms::standing(record).into(),
             leads: self.groups.iter().filter(|group| self.leader(group.group) == Some(id)).count() as u32,
             votes: count(&|group| group.voters.contains(&id)),
             copies: count(&|group| group.learners.contains_key(&id)),

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use kv_node::{Figures, GroupFigures, NodeRecord, Standing, Transferred};
+use kv_node::{Figures, GroupFigures, NodeRecord, Transferred};
 
 use super::{
     Services, alarms,
@@ -61,11 +61,11 @@ impl Services {
         }
         page.one(&m::GOVERNS, f64::from(report.placement.is_some()));
         page.begin(&m::NODES);
-        for standing in [Standing::Member, Standing::Draining, Standing::Leaving, Standing::Removed] {
+        for standing in alarms::STANDINGS {
             let catalog = self.node.catalog();
             let known = catalog.iter().flat_map(|catalog| catalog.nodes.values());
-            let count = known.filter(|record| record.standing == standing).count();
-            page.sample(&m::NODES, &[("standing", alarms::standing(standing))], count as f64);
+            let count = known.filter(|record| alarms::standing(record) == standing).count();
+            page.sample(&m::NODES, &[("standing", standing)], count as f64);
         }
         let planned = report.placement.as_ref().map_or(0, |placement| placement.steps.len());
         page.one(&m::STEPS_PLANNED, planned as f64);
