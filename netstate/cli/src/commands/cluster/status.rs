@@ -12,7 +12,7 @@ use crate::{console::talk, failure::Failure, human, session::Session};
   netstate cluster status --groups
   netstate cluster status -o json | jq -r '.alarms[].what'
 
-Exits with 1 when something serious is not as it should be.")]
+Exits with 1 when something serious is not as it should be, or nobody has looked yet.")]
 pub(crate) struct Args {
     /// List the groups one by one
     #[arg(long)]
@@ -23,7 +23,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<(), Failure> {
     let status = session.client.cluster_status(pb::ClusterStatusRequest {}).await?;
     session.console.answer(|| status_json(&status), || status_text(&status, args.groups, session))?;
     talk(format_args!("as {} sees it", status.answered_by));
-    if status.alarms.iter().any(|alarm| alarm.serious) { Err(Failure::False(None)) } else { Ok(()) }
+    let serious = status.alarms.iter().any(|alarm| alarm.serious);
+    if serious || !looked_over(&status) { Err(Failure::False(None)) } else { Ok(()) }
+}
+
+/// Whether a node governs, and has seen who votes in every group. Before, nothing is wrong because nobody has looked.
+fn looked_over(status: &pb::ClusterStatusResponse) -> bool {
+    !status.nodes.is_empty() && status.groups.iter().all(|group| !group.voters.is_empty())
 }
 
 fn status_json(status: &pb::ClusterStatusResponse) -> Value {
@@ -153,6 +159,7 @@ fn status_text(status: &pb::ClusterStatusResponse, groups: bool, session: &Sessi
 fn verdict(status: &pb::ClusterStatusResponse) -> &'static str {
     match (status.alarms.iter().any(|alarm| alarm.serious), status.alarms.is_empty()) {
         (true, _) => "NOT WELL, see below",
+        _ if !looked_over(status) => "nobody has looked it over yet, ask again in a moment",
         (false, false) => "working, with something to see to",
         (false, true) => "all is well",
     }
@@ -170,4 +177,24 @@ fn groups_table(status: &pb::ClusterStatusResponse, session: &Session) -> String
     };
     let header = ["group", "leader", "voters", "copies", "term", "keyspaces", "committed", "applied", "problem"];
     session.console.table(&header, status.groups.iter().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_well_only_if_somebody_has_looked() {
+        let group = |voters: &[&str]| pb::GroupStatus {
+            voters: voters.iter().map(|name| (*name).to_owned()).collect(),
+            ..pb::GroupStatus::default()
+        };
+        let told = |nodes: usize, groups: Vec<pb::GroupStatus>| {
+            let nodes = vec![pb::NodeStatus::default(); nodes];
+            verdict(&pb::ClusterStatusResponse { nodes, groups, ..pb::ClusterStatusResponse::default() })
+        };
+        assert_eq!(told(3, vec![group(&["n1"]), group(&["n1"])]), "all is well");
+        assert!(told(3, vec![group(&["n1"]), group(&[])]).contains("nobody has looked"));
+        assert!(told(0, vec![group(&["n1"])]).contains("nobody has looked"), "it is being founded");
+    }
 }
