@@ -646,6 +646,11 @@ impl Node {
         self.0.links.nodes().into_iter().map(|node| (node, self.0.links.up(node))).collect()
     }
 
+    /// For how long the link to another node has been down; zero if it is up.
+    pub fn down_for(&self, node: NodeId) -> Duration {
+        self.0.links.down_for(node)
+    }
+
     /// Every group, as this node sees it.
     pub fn status(&self) -> Vec<GroupStatus> {
         let state = self.0.store.state();

@@ -180,10 +180,12 @@ impl Catalog {
     /// What a node says of itself, where that is news.
     pub(crate) fn introduce(&self, node: NodeId, own: &Candidate) -> Option<Write> {
         let known = self.nodes.get(&node).filter(|known| known.has(own.instance))?;
+        let others_vote = self.nodes.iter().any(|(other, record)| *other != node && record.may_vote());
         let now = NodeRecord {
             peer: own.peer.clone(),
             zone: own.zone.clone(),
-            relay: own.relay,
+            // Somebody has to vote.
+            relay: own.relay && (others_vote || known.relay),
             instance: own.instance.to_string(),
             version: own.version.clone(),
             ..known.clone()
@@ -340,5 +342,9 @@ mod tests {
         let voter = Candidate { relay: false, ..relay };
         let write = catalog.introduce(id, &voter).unwrap();
         assert!(written(Some(catalog), vec![write]).nodes[&id].may_vote());
+        // The last that votes stays a voter.
+        let n1 = Candidate { relay: true, ..candidate("n1", 1) };
+        let write = drained.introduce(NodeId::new(1), &n1).unwrap();
+        assert!(written(Some(drained), vec![write]).nodes[&NodeId::new(1)].may_vote());
     }
 }

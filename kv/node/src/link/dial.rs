@@ -71,7 +71,7 @@ impl Keeper {
     pub(super) async fn keep(
         self,
         mut queue: mpsc::Receiver<Outgoing>,
-        up: watch::Sender<bool>,
+        down: watch::Sender<Option<tokio::time::Instant>>,
         times_up: Arc<AtomicU64>,
     ) {
         let (peer, address) = (self.peer, &self.address);
@@ -84,13 +84,13 @@ impl Keeper {
                     backoff = BACKOFF_MIN;
                     told.clear();
                     times_up.fetch_add(1, Ordering::Relaxed);
-                    up.send_replace(true);
+                    down.send_replace(None);
                     let waiting = Waiting::default();
                     tokio::select! {
                         () = write(&mut queue, &frames, &waiting) => {}
                         () = read(answers, &waiting) => {}
                     }
-                    up.send_replace(false);
+                    down.send_replace(Some(tokio::time::Instant::now()));
                     tracing::warn!(%peer, address, "link down");
                     fail(&mut queue, &waiting);
                 }

@@ -119,12 +119,19 @@ struct Outgoing {
 struct Link {
     address: String,
     outbox: mpsc::Sender<Outgoing>,
-    up: watch::Receiver<bool>,
+    /// Since when it is down; `None`: it is up.
+    down: watch::Receiver<Option<tokio::time::Instant>>,
     times_up: Arc<AtomicU64>,
     /// Of the last small request; zero: there was none yet.
     round_trip_micros: AtomicU64,
     /// Ends the task that keeps it.
     _kept: DropGuard,
+}
+
+impl Link {
+    fn is_up(&self) -> bool {
+        self.down.borrow().is_none()
+    }
 }
 
 /// The links to all other nodes. Cheap to clone; they close when the last clone has gone.
@@ -152,15 +159,15 @@ impl Links {
         for (node, address) in wanted {
             links.entry(node).or_insert_with(|| {
                 let (outbox, queue) = mpsc::channel(OUTBOX_MESSAGES);
-                let (tell_up, up) = watch::channel(false);
+                let (tell_down, down) = watch::channel(Some(tokio::time::Instant::now()));
                 let ended = CancellationToken::new();
                 let ends = (self.0.admit.clone(), self.0.expelled.clone());
                 let times_up = Arc::<AtomicU64>::default();
                 let keeper = dial::Keeper::new(self.0.own, node, address.clone(), ends);
-                let keeping = keeper.keep(queue, tell_up, times_up.clone());
+                let keeping = keeper.keep(queue, tell_down, times_up.clone());
                 tokio::spawn(ended.clone().run_until_cancelled_owned(keeping));
                 let round_trip_micros = AtomicU64::default();
-                Link { address, outbox, up, times_up, round_trip_micros, _kept: ended.drop_guard() }
+                Link { address, outbox, down, times_up, round_trip_micros, _kept: ended.drop_guard() }
             });
         }
     }
@@ -176,7 +183,7 @@ impl Links {
     ) -> Result<Bytes, LinkError> {
         let outbox = {
             let links = self.0.links.read();
-            let link = links.get(&to).filter(|link| *link.up.borrow()).ok_or(LinkError::Unsent)?;
+            let link = links.get(&to).filter(|link| link.is_up()).ok_or(LinkError::Unsent)?;
             link.outbox.clone()
         };
         let asking = async {
@@ -190,7 +197,13 @@ impl Links {
 
     /// Whether the link to a node is up.
     pub(crate) fn up(&self, node: NodeId) -> bool {
-        self.0.links.read().get(&node).is_some_and(|link| *link.up.borrow())
+        self.0.links.read().get(&node).is_some_and(Link::is_up)
+    }
+
+    /// For how long the link to a node has been down.
+    pub(crate) fn down_for(&self, node: NodeId) -> Duration {
+        let since = self.0.links.read().get(&node).and_then(|link| *link.down.borrow());
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Takes note of how long a node took to answer a request that is nothing to it.
@@ -205,7 +218,7 @@ impl Links {
     pub(crate) fn figures(&self) -> Vec<LinkFigures> {
         let figures = |(node, link): (&NodeId, &Link)| LinkFigures {
             node: *node,
-            up: *link.up.borrow(),
+            up: link.is_up(),
             times_up: link.times_up.load(Ordering::Relaxed),
             round_trip_micros: Some(link.round_trip_micros.load(Ordering::Relaxed)).filter(|micros| *micros > 0),
         };
