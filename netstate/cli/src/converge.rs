@@ -7,7 +7,7 @@ use netstate_proto::v1::{self as pb, convergence_request::What};
 use tokio::time::{self, Instant};
 use tonic::Code;
 
-use crate::{console::Console, failure::Failure};
+use crate::{console::Console, failure::Failure, values::Span};
 
 /// Between looks. Hosts take some milliseconds, so the first looks follow closely.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -31,20 +31,33 @@ impl Awaited {
     }
 }
 
+/// For how long a host may be silent before it counts as lost, unless it is said.
+pub(crate) const LOST_AFTER: Span = Span::seconds(60);
+
 /// What was last seen of a change, and for how long it was waited for.
 #[derive(Debug)]
 pub(crate) struct Seen {
+    /// Silent for longer than this a host was not waited for.
+    except: Option<Duration>,
     pub(crate) answer: pb::ConvergenceResponse,
     pub(crate) waited: Duration,
     /// Whether every host concerned has it in force.
     pub(crate) done: bool,
 }
 
-/// Waits until every host concerned reports a change programmed, or patience ends.
+/// Whether a host has been silent for so long.
+fn is_lost(host: &pb::HostConvergence, except: Option<Duration>) -> bool {
+    let silent = Duration::from_micros(host.silent_micros.max(0).unsigned_abs());
+    !host.connected && except.is_some_and(|after| silent >= after)
+}
+
+/// Waits until every host concerned reports a change programmed, or patience ends. With `except`, hosts that have been silent
+/// for so long are not waited for.
 pub(crate) async fn wait(
     client: &Client,
     awaited: &Awaited,
     patience: Duration,
+    except: Option<Duration>,
     console: Console,
 ) -> Result<Seen, Failure> {
     let line = console.line();
@@ -55,7 +68,7 @@ pub(crate) async fn wait(
         let reached = match look(client, awaited).await {
             Ok(seen) => {
                 answer = seen;
-                answer.pending == 0
+                answer.hosts.iter().all(|host| host.programmed || is_lost(host, except))
             }
             // A position that is not reached yet may be reached soon.
             Err(ClientError::Refused { code: Code::FailedPrecondition, message }) => {
@@ -67,9 +80,9 @@ pub(crate) async fn wait(
         let waited = began.elapsed();
         if reached || waited >= patience {
             line.finish_and_clear();
-            return Ok(Seen { answer, waited, done: reached });
+            return Ok(Seen { except, answer, waited, done: reached });
         }
-        line.set_message(progress(&answer));
+        line.set_message(progress(&answer, except));
         time::sleep(pause.min(patience.saturating_sub(waited))).await;
         pause = (pause * 2).min(LOOK_MAX);
     }
@@ -84,28 +97,43 @@ impl Seen {
     /// Tells how it ended: a line when done, a failure that names who lags when not.
     pub(crate) fn conclude(&self) -> Result<String, Failure> {
         let waited = format!("{:.1} ms", self.waited.as_secs_f64() * 1000.0);
-        match (self.done, self.answer.hosts.len()) {
-            (true, 0) => Ok("no host is concerned".to_owned()),
-            (true, 1) => Ok(format!("in force on the one host concerned after {waited}")),
-            (true, hosts) => Ok(format!("in force on all {hosts} hosts concerned after {waited}")),
-            (false, _) => Err(Failure::False(Some(format!("after {waited}: {}", progress(&self.answer))))),
+        if !self.done {
+            return Err(Failure::False(Some(format!("after {waited}: {}", progress(&self.answer, self.except)))));
         }
+        let lost = |host: &&pb::HostConvergence| !host.programmed && is_lost(host, self.except);
+        let lost: Vec<_> = self.answer.hosts.iter().filter(lost).map(|host| host.host.clone()).collect();
+        Ok(match (self.answer.hosts.len(), lost.len()) {
+            (0, _) => "no host is concerned".to_owned(),
+            (1, 0) => format!("in force on the one host concerned after {waited}"),
+            (hosts, 0) => format!("in force on all {hosts} hosts concerned after {waited}"),
+            (hosts, there) => {
+                let force = hosts - there;
+                format!("in force on {force} of {hosts} hosts concerned after {waited}; lost: {}", named(lost))
+            }
+        })
     }
 }
 
+/// The first names, and how many more there are.
+fn named(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}
+
 /// How far hosts are, in words.
-fn progress(answer: &pb::ConvergenceResponse) -> String {
-    let pending: Vec<&pb::HostConvergence> = answer.hosts.iter().filter(|host| !host.programmed).collect();
-    let name = |host: &&pb::HostConvergence| match (host.problem.as_str(), host.connected) {
+fn progress(answer: &pb::ConvergenceResponse, except: Option<Duration>) -> String {
+    let name = |host: &pb::HostConvergence| match (host.problem.as_str(), host.connected) {
         ("", true) => host.host.clone(),
         ("", false) => format!("{} (not connected)", host.host),
         (problem, _) => format!("{} ({problem})", host.host),
     };
-    let mut names: Vec<String> = pending.iter().take(NAMED_MAX).map(name).collect();
-    if pending.len() > NAMED_MAX {
-        names.push(format!("{} more", pending.len() - NAMED_MAX));
-    }
-    let waiting = if names.is_empty() { String::new() } else { format!("; waiting for {}", names.join(", ")) };
+    let pending = answer.hosts.iter().filter(|host| !host.programmed && !is_lost(host, except));
+    let names: Vec<String> = pending.map(name).collect();
+    let waiting = if names.is_empty() { String::new() } else { format!("; waiting for {}", named(names)) };
     format!("in force on {} of {} hosts{waiting}", answer.programmed, answer.hosts.len())
 }
 
@@ -114,16 +142,30 @@ mod tests {
     use super::*;
 
     fn host(name: &str, programmed: bool, connected: bool, problem: &str) -> pb::HostConvergence {
-        pb::HostConvergence { host: name.into(), programmed, connected, problem: problem.into() }
+        pb::HostConvergence { host: name.into(), programmed, connected, problem: problem.into(), silent_micros: 0 }
+    }
+
+    #[test]
+    fn lost_hosts_are_named_and_not_waited_for() {
+        let silent = |seconds: i64| pb::HostConvergence {
+            silent_micros: seconds * 1_000_000,
+            ..host(&format!("s{seconds}"), false, false, "")
+        };
+        let hosts = vec![host("a", true, true, ""), silent(5), silent(90)];
+        let answer = pb::ConvergenceResponse { hosts, programmed: 1, pending: 2 };
+        let except = Some(Duration::from_secs(60));
+        assert_eq!(progress(&answer, except), "in force on 1 of 3 hosts; waiting for s5 (not connected)");
+        let seen = Seen { except: Some(Duration::from_secs(5)), answer, waited: Duration::from_millis(3), done: true };
+        assert_eq!(seen.conclude().unwrap(), "in force on 1 of 3 hosts concerned after 3.0 ms; lost: s5, s90");
     }
 
     #[test]
     fn who_lags_is_named_with_the_reason() {
         let hosts = vec![host("a", true, true, ""), host("b", false, false, ""), host("c", false, true, "no nft")];
         let answer = pb::ConvergenceResponse { hosts, programmed: 1, pending: 2 };
-        assert_eq!(progress(&answer), "in force on 1 of 3 hosts; waiting for b (not connected), c (no nft)");
+        assert_eq!(progress(&answer, None), "in force on 1 of 3 hosts; waiting for b (not connected), c (no nft)");
         let hosts = (0..9).map(|n| host(&format!("h{n}"), false, true, "")).collect();
         let answer = pb::ConvergenceResponse { hosts, programmed: 0, pending: 9 };
-        assert_eq!(progress(&answer), "in force on 0 of 9 hosts; waiting for h0, h1, h2, h3, h4, 4 more");
+        assert_eq!(progress(&answer, None), "in force on 0 of 9 hosts; waiting for h0, h1, h2, h3, h4, 4 more");
     }
 }

@@ -97,6 +97,8 @@ pub(crate) fn host(host: &pb::Host) -> Value {
         "registered_at": time(host.registered_at),
         "endpoints": host.endpoints,
         "connected": host.connected,
+        "silent_micros": host.silent_micros,
+        "behind_micros": host.behind_micros,
     })
 }
 
@@ -106,6 +108,7 @@ pub(crate) fn convergence(answer: &pb::ConvergenceResponse) -> Value {
             "host": host.host,
             "programmed": host.programmed,
             "connected": host.connected,
+            "silent_micros": host.silent_micros,
             "problem": host.problem,
         })
     };

@@ -62,6 +62,11 @@ async fn exit_codes_and_outputs_say_how_it_went() {
     check("reach web db", 1, "denied", "");
     check("endpoint release web/one --reason fine", 0, "quarantine  no", "out of quarantine");
     check("wait --connection c1 --timeout 300ms", 1, "", "host-a (not connected)");
+    check("wait --connection c1 --except-lost --lost-after 1ms", 0, "", "in force on 0 of 1 hosts concerned");
+    check("wait --connection c1 --except-lost --lost-after 1h --timeout 300ms", 1, "", "host-a (not connected)");
+    check("wait --connection c1 --lost-after 1h", 2, "", "--except-lost");
+    check("wait --connection c1 --network web", 2, "", "cannot be used with");
+    check("wait", 2, "", "--connection");
     check("network show nowhere", 1, "", "nowhere");
     check("network create web --pool 10.9.0.0/24", 1, "", "web");
     check("network rm web", 1, "", "web");
@@ -73,7 +78,8 @@ async fn exit_codes_and_outputs_say_how_it_went() {
     check("audit log", 0, "orders", "");
     check("audit verify", 0, "sound", "all replicas agree");
     check("cluster status", 0, "n1", "as n1 sees it");
-    check("host ls", 0, "host-a", "");
+    check("host ls", 0, "silent", "");
+    check("host ls --behind --lost-after 1ms", 0, "lost", "");
     check("endpoint detach web/one db/two", 0, "DETACHED", "");
     check("network rm web", 0, "", "network web is gone");
     check("completions bash", 0, "_netstate", "");

@@ -38,6 +38,9 @@ use crate::{
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(3);
 
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+const PUSHBACK_MAX: Duration = Duration::from_secs(60);
+
 /// What the watch has to say.
 #[derive(Debug)]
 pub enum WatchEvent {
@@ -163,9 +166,16 @@ impl HostWatch {
     fn lost(&mut self, server: Server, status: &Status) -> WatchEvent {
         self.client.prefer_another(&server);
         let error = stream_error(&server.address, status);
-        self.state = State::Waiting { until: Instant::now() + self.backoff.next() };
+        let pause = self.backoff.next().max(pushback(status));
+        self.state = State::Waiting { until: Instant::now() + pause };
         WatchEvent::Lost { address: server.address, error }
     }
+}
+
+/// How long a server asks to be left alone, in the way of gRPC's retry policy (gRFC A6).
+fn pushback(status: &Status) -> Duration {
+    let asked = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok()?.parse().ok());
+    Duration::from_millis(asked.unwrap_or(0)).min(PUSHBACK_MAX)
 }
 
 impl fmt::Debug for State {

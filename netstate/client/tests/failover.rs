@@ -20,6 +20,9 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
+/// When a full server wants to see a host again: far longer than the first pause of a client.
+const COME_BACK: Duration = Duration::from_millis(700);
+
 /// What a server does with a registration.
 #[derive(Clone, Copy)]
 enum Manner {
@@ -28,6 +31,8 @@ enum Manner {
     IsAway,
     /// Takes the change and never answers.
     Stalls,
+    /// Has too many hosts to watch, and says when to come back.
+    IsFull,
 }
 
 /// A server of hosts only, and what it was told.
@@ -53,7 +58,7 @@ impl Hosts for Host {
         match manner {
             Manner::Answers => Ok(Response::new(pb::RegisterHostResponse::default())),
             Manner::Refuses => Err(Status::failed_precondition("host refused: its address is taken")),
-            Manner::IsAway => Err(Status::unavailable("no leader")),
+            Manner::IsAway | Manner::IsFull => Err(Status::unavailable("no leader")),
             Manner::Stalls => std::future::pending().await,
         }
     }
@@ -67,6 +72,12 @@ impl Hosts for Host {
     }
 
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
+        if matches!(*self.manner.lock().unwrap(), Manner::IsFull) {
+            *self.manner.lock().unwrap() = Manner::Answers;
+            let mut status = Status::resource_exhausted("too many hosts");
+            status.metadata_mut().insert("grpc-retry-pushback-ms", (COME_BACK.as_millis() as u32).into());
+            return Err(status);
+        }
         let (frames, stream) = mpsc::channel(4);
         let (mut incoming, told) = (request.into_inner(), self.reports.clone());
         tokio::spawn(async move {
@@ -198,4 +209,16 @@ async fn a_watch_moves_to_another_server_and_says_what_it_has_by_then() {
     assert_eq!(left.reports.recv().await, Some(Report::Hello(hello(2))));
     let acked = left.reports.recv().await;
     assert_eq!(acked, Some(Report::Ack(pb::host_report::Ack { frame: 1, problem: String::new() })));
+}
+
+#[tokio::test]
+async fn a_watch_comes_back_when_it_is_told_to() {
+    let full = start(Manner::IsFull);
+    let mut watch = client(&[full.address.to_string()]).watch_host();
+    let hello = || Hello { host: "h".to_owned(), ..Default::default() };
+    let WatchEvent::Lost { error, .. } = watch.next(hello).await else { panic!("it was full") };
+    assert!(error.to_string().contains("too many hosts"), "{error}");
+    let refused = std::time::Instant::now();
+    let WatchEvent::Frame(_) = watch.next(hello).await else { panic!("it has room now") };
+    assert!(refused.elapsed() >= COME_BACK, "{:?}", refused.elapsed());
 }

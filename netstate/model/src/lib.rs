@@ -20,6 +20,7 @@ mod mac;
 mod name;
 mod netns;
 pub mod network;
+mod packed;
 pub mod reach;
 mod record;
 mod refusal;
@@ -41,6 +42,7 @@ pub use netns::{NetnsError, NetnsName};
 pub use network::{
     Addresses, Attach, Endpoint, Family, NetworkChange, NetworkCommand, NetworkConfig, NetworkState, Quarantine,
 };
+pub use packed::{PackedBlocks, PackedError, PlacedBlock};
 pub use reach::{Exposure, Networks, Opened, Permit, Reach, Subject, Verdict, exposure, opened_pairs, reach};
 pub use record::RecordError;
 pub use refusal::{Refusal, RefusalKind};

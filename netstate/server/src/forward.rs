@@ -23,8 +23,8 @@ pub(crate) enum Call {
     Execute(Asked),
     /// How far are the hosts that you serve?
     Convergence(Question),
-    /// Which hosts do you serve?
-    Connected,
+    /// Which hosts do you hear?
+    Heard,
     /// How are you?
     Status,
     /// Walk your replica of this group.
@@ -140,7 +140,7 @@ impl CallHandler for Answers {
             match decode(&request)? {
                 Call::Execute(asked) => Ok(encode_done(parts.executor.execute_here(asked).await)),
                 Call::Convergence(question) => Ok(encode(&parts.progress(question))),
-                Call::Connected => Ok(encode(&parts.hub.connected())),
+                Call::Heard => Ok(encode(&parts.hub.heard())),
                 Call::Status => parts.status.encoded(),
                 Call::Repair(group) => Ok(encode(&parts.node.repair(group).await.map_err(|error| error.to_string()))),
                 Call::Verify(group) => {

@@ -97,6 +97,8 @@ metrics! {
     ENDPOINTS: Gauge "netstate_endpoints", "endpoints, as this node sees it";
     STREAMS: Gauge "netstate_host_streams", "hosts that have a stream from this node";
     FRAMES: Counter "netstate_host_frames_total", "frames sent to hosts";
+    PROGRAMMED_SECONDS: Histogram "netstate_host_programmed_seconds",
+        "from a change's being applied at the node that serves a host to the host's reporting it in force";
     ATTACHED: Counter "netstate_endpoints_attached_total", "endpoints attached through this node";
     WATCHERS: Gauge "netstate_watchers", "watchers of clients of etcd";
     WATCHERS_LAGGING: Gauge "netstate_watchers_lagging", "those that read the history, as they were too slow or begin in the past";

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::{
     execute::{ExecuteError, Kind},
     keyspaces::Home,
+    watch::presence::Presence,
 };
 
 /// Bytes of a text from outside that an error repeats.
@@ -251,7 +252,9 @@ pub(crate) fn connection_to_proto(connection: &Connection, directory: &Directory
     }
 }
 
-pub(crate) fn host_to_proto(host: &Host, endpoints: u64, connected: bool) -> pb::Host {
+/// A host; without its presence where nobody asked for it.
+pub(crate) fn host_to_proto(host: &Host, endpoints: u64, presence: Option<Presence>) -> pb::Host {
+    let (silent_micros, behind_micros) = presence.map(Presence::to_proto).unwrap_or_default();
     pb::Host {
         id: host.id.to_string(),
         name: host.name.to_string(),
@@ -259,7 +262,9 @@ pub(crate) fn host_to_proto(host: &Host, endpoints: u64, connected: bool) -> pb:
         labels: labels_to_proto(&host.labels),
         registered_at: host.registered_at.micros(),
         endpoints,
-        connected,
+        connected: matches!(presence, Some(Presence::Up(_))),
+        silent_micros,
+        behind_micros,
     }
 }
 

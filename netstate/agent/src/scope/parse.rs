@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
-use netstate_model::{ConnectionId, EndpointId, Mac, Name, NetnsName, NetworkId, Timestamp};
+use netstate_model::{ConnectionId, EndpointId, Mac, Name, NetnsName, NetworkId, PackedBlocks, PlacedBlock, Timestamp};
 use netstate_proto::v1 as pb;
 use prost::Message;
 
@@ -92,7 +92,12 @@ fn network(wire: pb::ScopeNetwork) -> Result<NetworkStep, FrameError> {
         name,
         revision: wire.revision,
         pools: wire.pools.iter().map(|pool| cidr("pools", pool)).collect::<Result<_, _>>()?,
-        blocks: wire.blocks.into_iter().map(block).collect::<Result<_, _>>()?,
+        blocks: wire
+            .blocks
+            .into_iter()
+            .map(block)
+            .chain(packed_blocks(wire.packed_blocks)?.into_iter().map(Ok))
+            .collect::<Result<_, _>>()?,
         blocks_gone: wire.blocks_gone.iter().map(|block| cidr("blocks_gone", block)).collect::<Result<_, _>>()?,
         strays: Change {
             full: wire.full,
@@ -105,6 +110,30 @@ fn network(wire: pb::ScopeNetwork) -> Result<NetworkStep, FrameError> {
             gone: all("quarantined_gone", &wire.quarantined_gone)?,
         },
     })
+}
+
+/// The blocks that come in columns.
+fn packed_blocks(wire: Vec<pb::ScopeBlocks>) -> Result<Vec<(IpNet, Block)>, FrameError> {
+    let refused = |problem: String| FrameError::Field { field: "networks.packed_blocks", problem };
+    let mut blocks = Vec::new();
+    for columns in wire {
+        let v6 = |bytes: &prost::bytes::Bytes| <[u8; 16]>::try_from(&**bytes).map(Into::into);
+        let packed = PackedBlocks {
+            first: cidr("networks.packed_blocks.first", &columns.first)?,
+            steps: columns.steps,
+            hosts: columns.hosts,
+            underlays: columns.underlays,
+            underlays_v6: columns
+                .underlays_v6
+                .iter()
+                .map(v6)
+                .collect::<Result<_, _>>()
+                .map_err(|_| refused("has an underlay_v6 that is not 16 bytes long".to_owned()))?,
+        };
+        let placed = packed.unpack().map_err(|error| refused(format!("makes no sense: {error}")))?;
+        blocks.extend(placed.into_iter().map(|(cidr, host, underlay): PlacedBlock| (cidr, Block { host, underlay })));
+    }
+    Ok(blocks)
 }
 
 fn local(wire: pb::ScopeLocal) -> Result<LocalStep, FrameError> {
@@ -167,7 +196,6 @@ fn members(wire: pb::ScopeMembers) -> Result<Members, FrameError> {
         connection: one::<ConnectionId>("members.connection_id", &wire.connection_id)?,
         to_side: wire.to_side,
         network,
-        revision: wire.revision,
         members: Change {
             full: wire.full,
             given: scope_addresses(network, "members.members", wire.members)?,
@@ -244,4 +272,33 @@ fn message<M: Message + Default>(field: &'static str, bytes: &[u8]) -> Result<M,
 
 fn wrong(field: &'static str, problem: String) -> FrameError {
     FrameError::Field { field, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_make_no_blocks_are_refused_by_field() {
+        let columns = pb::ScopeBlocks {
+            first: "10.1.0.0/26".to_owned(),
+            steps: vec![1],
+            hosts: vec![1, 2],
+            underlays: vec![0xc000_0201, 0],
+            underlays_v6: vec![vec![0xfd; 16].into()],
+        };
+        let blocks = packed_blocks(vec![columns.clone()]).unwrap();
+        assert_eq!(blocks[0].1.underlay, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!((blocks[1].0.to_string(), blocks[1].1.underlay.is_ipv6()), ("10.1.0.64/26".to_owned(), true));
+        let broken = [
+            (pb::ScopeBlocks { first: "10.1.0.1/26".to_owned(), ..columns.clone() }, "packed_blocks.first"),
+            (pb::ScopeBlocks { underlays_v6: vec![vec![0xfd; 4].into()], ..columns.clone() }, "16 bytes"),
+            (pb::ScopeBlocks { steps: vec![0], ..columns.clone() }, "leads to no block"),
+            (pb::ScopeBlocks { hosts: vec![1], ..columns }, "1 blocks come with 1 steps"),
+        ];
+        for (columns, expected) in broken {
+            let refused = packed_blocks(vec![columns]).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
 }

@@ -71,7 +71,6 @@ pub(super) struct Members {
     pub(super) connection: ConnectionId,
     pub(super) to_side: bool,
     pub(super) network: NetworkId,
-    pub(super) revision: u64,
     pub(super) members: Change<EndpointId, Vec<IpAddr>>,
 }
 
@@ -197,9 +196,6 @@ impl HostScope {
         if let Some(connection) = self.connections.get_mut(&step.connection) {
             let side = if step.to_side { &mut connection.to } else { &mut connection.from };
             step.members.apply(side.members.get_or_insert_default());
-        }
-        if let Some(network) = self.networks.get_mut(&step.network) {
-            network.revision = network.revision.max(step.revision);
         }
     }
 

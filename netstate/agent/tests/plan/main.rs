@@ -10,7 +10,7 @@ use netstate_agent::{
     plan::{self, Held, Routes, SetName, Table, Wanted},
     scope::HostScope,
 };
-use netstate_model::Timestamp;
+use netstate_model::{HostId, PackedBlocks, Timestamp};
 use netstate_proto::v1 as pb;
 use prost::Message as _;
 
@@ -116,14 +116,16 @@ fn tell(frame: &mut pb::ScopeFrame, words: &[&str]) {
         ["network", id, pools, blocks @ ..] => {
             let block = |block: &&str| {
                 let (cidr, host) = block.split_once('@').unwrap();
-                pb::ScopeBlock { cidr: cidr.to_owned(), underlay: underlay(host), host_id: host.to_owned() }
+                (cidr.parse().unwrap(), host.parse::<HostId>().unwrap())
             };
+            let at = |host: HostId| Some(underlay(&host.to_string()).parse().unwrap());
+            let packed = PackedBlocks::pack(blocks.iter().map(block), at).into_iter();
             let network = pb::ScopeNetwork {
                 network_id: (*id).to_owned(),
                 name: format!("name-of-{id}"),
                 full: true,
                 pools: list(pools),
-                blocks: blocks.iter().map(block).collect(),
+                packed_blocks: packed.map(columns).collect(),
                 ..Default::default()
             };
             frame.networks.push(network.encode_to_vec().into());
@@ -203,6 +205,16 @@ fn connect(frame: &mut pb::ScopeFrame, words: [&str; 4], rest: &[&str]) {
         ports: ports.map(range).collect(),
         expires_at: until.map_or(0, |seconds| seconds.parse::<i64>().unwrap() * 1_000_000),
     });
+}
+
+fn columns(packed: PackedBlocks) -> pb::ScopeBlocks {
+    pb::ScopeBlocks {
+        first: packed.first.to_string(),
+        steps: packed.steps,
+        hosts: packed.hosts,
+        underlays: packed.underlays,
+        underlays_v6: packed.underlays_v6.iter().map(|v6| v6.octets().to_vec().into()).collect(),
+    }
 }
 
 fn underlay(host: &str) -> String {

@@ -115,7 +115,7 @@ pub(crate) async fn disconnect(args: Disconnect, session: &Session) -> Result<()
 }
 
 async fn wait(session: &Session, awaited: &Awaited) -> Result<Seen, Failure> {
-    converge::wait(&session.client, awaited, session.patience(), session.console).await
+    converge::wait(&session.client, awaited, session.patience(), None, session.console).await
 }
 
 /// Says how the waiting ended, after the answer itself was written.

@@ -1,15 +1,18 @@
 //! `netstate host`.
 
+use std::time::Duration;
+
 use netstate_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::network::with_position;
 use crate::{
     console::talk,
+    converge::LOST_AFTER,
     failure::Failure,
     human, json,
     session::Session,
-    values::{self, Label},
+    values::{self, Label, Span},
 };
 
 /// Register, list, show and remove hosts
@@ -24,7 +27,7 @@ pub(crate) enum Command {
 /// Register a host, or change its registration; an agent does this by itself
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  netstate host register h1 --underlay 10.0.0.11 --label zone=a")]
+  netstate host register h1-east --underlay 10.0.0.11 --label zone=a")]
 pub(crate) struct Register {
     /// Its name
     name: String,
@@ -39,12 +42,23 @@ pub(crate) struct Register {
     reason: String,
 }
 
-/// List all hosts
+/// List all hosts, and how each of them is
+///
+/// A host is up as long as it has a watch stream, and behind as long as it has not reported all of its scope in force. One that
+/// no server hears is silent, and lost after a while. Servers remember since when only as long as they run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   netstate host ls
+  netstate host ls --behind
   netstate host ls -o json | jq '.hosts[] | select(.connected | not)'")]
-pub(crate) struct Ls {}
+pub(crate) struct Ls {
+    /// Only those that are not up, or behind
+    #[arg(long)]
+    behind: bool,
+    /// How long a host is silent before it counts as lost
+    #[arg(long, value_name = "SPAN", default_value = "60s")]
+    lost_after: Span,
+}
 
 /// Show a host
 #[derive(Debug, clap::Args)]
@@ -70,7 +84,7 @@ pub(crate) struct Rm {
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Register(args) => register(args, session).await,
-        Command::Ls(Ls {}) => list(session).await,
+        Command::Ls(args) => list(&args, session).await,
         Command::Show(args) => show(&args, session).await,
         Command::Rm(args) => remove(args, session).await,
     }
@@ -90,8 +104,20 @@ async fn register(args: Register, session: &Session) -> Result<(), Failure> {
         .answer(|| with_position(json::host(&host), made.position.as_ref()), || format!("{} {}", host.id, host.name))
 }
 
-async fn list(session: &Session) -> Result<(), Failure> {
+/// How a host is, in a word, and for how long where that matters.
+fn state(host: &pb::Host, lost_after: Duration) -> String {
+    let time = |micros: i64| Duration::from_micros(micros.max(0).unsigned_abs());
+    match (host.connected, time(host.silent_micros), time(host.behind_micros)) {
+        (true, _, Duration::ZERO) => "up".to_owned(),
+        (true, _, behind) => format!("up, behind {}", human::span(behind)),
+        (false, silent, _) if silent < lost_after => format!("silent {}", human::span(silent)),
+        (false, silent, _) => format!("lost {}", human::span(silent)),
+    }
+}
+
+async fn list(args: &Ls, session: &Session) -> Result<(), Failure> {
     let mut found = session.client.list_hosts(pb::ListHostsRequest {}).await?;
+    found.hosts.retain(|host| !args.behind || !host.connected || host.behind_micros > 0);
     found.hosts.sort_by(|a, b| a.name.cmp(&b.name));
     session.console.answer(
         || {
@@ -104,12 +130,12 @@ async fn list(session: &Session) -> Result<(), Failure> {
                     host.id.clone(),
                     host.name.clone(),
                     host.underlay.clone(),
-                    if host.connected { "yes" } else { "no" }.to_owned(),
+                    state(host, args.lost_after.get()),
                     human::count(host.endpoints),
                     super::labels(&host.labels),
                 ]
             });
-            let header = ["id", "name", "underlay", "connected", "endpoints", "labels"];
+            let header = ["id", "name", "underlay", "state", "endpoints", "labels"];
             session.console.table(&header, rows.collect())
         },
     )
@@ -129,7 +155,7 @@ async fn show(args: &Show, session: &Session) -> Result<(), Failure> {
                 ("id", host.id.clone()),
                 ("name", host.name.clone()),
                 ("underlay", host.underlay.clone()),
-                ("connected", if host.connected { "yes" } else { "no" }.to_owned()),
+                ("state", state(host, LOST_AFTER.get())),
                 ("endpoints", human::count(host.endpoints)),
                 ("labels", super::labels(&host.labels)),
                 ("registered", human::moment(host.registered_at)),
@@ -146,4 +172,21 @@ async fn remove(args: Rm, session: &Session) -> Result<(), Failure> {
     }
     talk(format_args!("host {} is gone", args.host));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_up_behind_silent_or_lost() {
+        let host = |connected, silent_micros, behind_micros| {
+            let host = pb::Host { connected, silent_micros, behind_micros, ..pb::Host::default() };
+            state(&host, Duration::from_secs(60))
+        };
+        assert_eq!(host(true, 0, 0), "up");
+        assert_eq!(host(true, 0, 1_200_000), "up, behind 1s");
+        assert_eq!(host(false, 5_000_000, 0), "silent 5s");
+        assert_eq!(host(false, 3_600_000_000, 0), "lost 1h");
+    }
 }

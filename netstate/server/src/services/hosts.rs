@@ -5,11 +5,15 @@ use std::pin::Pin;
 use futures::Stream;
 use netstate_model::{DirectoryCommand, Host, HostId};
 use netstate_proto::v1::{self as pb, hosts_server::Hosts};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, resolved};
-use crate::{execute::Command, keyspaces::Home, watch, wire};
+use crate::{
+    execute::Command,
+    keyspaces::Home,
+    watch::{self, presence},
+    wire,
+};
 
 impl Services {
     fn endpoints_on(&self, host: HostId) -> u64 {
@@ -42,7 +46,7 @@ impl Hosts for Services {
         self.view.reached(Home::Directory, done.revision).await;
         let directory = self.view.directory();
         let host = directory.state.host_named(&request.name);
-        let host = host.map(|host| wire::host_to_proto(host, self.endpoints_on(host.id), false));
+        let host = host.map(|host| wire::host_to_proto(host, self.endpoints_on(host.id), None));
         let position = Some(wire::position(Home::Directory, done.revision));
         Ok(Response::new(pb::RegisterHostResponse { host, position }))
     }
@@ -52,9 +56,11 @@ impl Hosts for Services {
         _request: Request<pb::ListHostsRequest>,
     ) -> Result<Response<pb::ListHostsResponse>, Status> {
         self.confirm_all().await?;
-        let connected = self.connected().await;
+        let heard = self.heard().await;
         let directory = self.view.directory();
-        let render = |host: &Host| wire::host_to_proto(host, self.endpoints_on(host.id), connected.contains(&host.id));
+        let render = |host: &Host| {
+            wire::host_to_proto(host, self.endpoints_on(host.id), Some(presence::presence(&heard, host.id)))
+        };
         Ok(Response::new(pb::ListHostsResponse {
             hosts: directory.state.hosts().map(render).collect(),
             position: Some(wire::position(Home::Directory, directory.revision)),
@@ -81,6 +87,6 @@ impl Hosts for Services {
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
         let reports = request.into_inner();
         let frames = watch::serve(self.hub.clone(), self.view.clone(), reports, self.stop.clone()).await?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+        Ok(Response::new(frames))
     }
 }

@@ -15,11 +15,11 @@ pub(crate) mod status;
 
 pub use alarms::ALARMS;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use kv_core::NodeId;
 use kv_node::{Clock, Node};
-use netstate_model::{EndpointId, HostId, NetworkId, Refusal};
+use netstate_model::{EndpointId, NetworkId, Refusal};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -29,7 +29,7 @@ use crate::{
     keyspaces::Home,
     metrics::Counts,
     view::{DirectoryAt, NetworkAt, View},
-    watch::Hub,
+    watch::{Hub, presence::Heard},
     wire,
 };
 
@@ -151,10 +151,11 @@ impl Services {
         futures::future::join_all(asking).await
     }
 
-    /// The hosts that have a stream anywhere.
-    async fn connected(&self) -> BTreeSet<HostId> {
-        let answers = self.ask_all::<BTreeSet<HostId>>(&Call::Connected).await;
-        answers.into_iter().filter_map(|(_, answer)| answer.ok()).flatten().collect()
+    /// What all nodes hear of hosts. One that can't be asked may hear any of them: until its link has been down for some time,
+    /// nobody has been silent for longer.
+    async fn heard(&self) -> Vec<Heard> {
+        let answers = self.ask_all::<Heard>(&Call::Heard).await.into_iter();
+        answers.map(|(node, answer)| answer.unwrap_or_else(|_| Heard::since(self.node.down_for(node)))).collect()
     }
 
     fn node_name(&self, id: NodeId) -> String {

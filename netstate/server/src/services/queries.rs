@@ -15,6 +15,7 @@ use crate::{
     forward::{Call, HostProgress, Question},
     keyspaces::Home,
     view::{DirectoryAt, directory_changes},
+    watch::presence::presence,
     wire,
 };
 
@@ -189,9 +190,14 @@ impl Queries for Services {
             }
         }
         let directory = self.view.directory().state;
+        // Only who waits for hosts that are not there needs to know for how long.
+        let silent = found.values().any(Option::is_none);
+        let heard = if silent { self.heard().await } else { Vec::new() };
+        let silent_micros = |host, there| if there { 0 } else { presence(&heard, host).to_proto().0 };
         let hosts: Vec<_> = found
             .into_iter()
             .map(|(host, progress)| pb::HostConvergence {
+                silent_micros: silent_micros(host, progress.is_some()),
                 host: directory.host(host).map_or_else(|| host.to_string(), |host| host.name.to_string()),
                 programmed: progress.as_ref().is_some_and(|progress| progress.programmed),
                 connected: progress.is_some(),

@@ -108,6 +108,7 @@ impl Services {
         page.one(&m::ENDPOINTS, report.endpoints as f64);
         page.one(&m::STREAMS, report.watching_hosts as f64);
         page.one(&m::FRAMES, self.hub.frames.load(Ordering::Relaxed) as f64);
+        page.histogram(&m::PROGRAMMED_SECONDS, &self.hub.programmed.buckets(), MICROS);
         page.one(&m::ATTACHED, self.counts.attached.load(Ordering::Relaxed) as f64);
         let watching = self.etcd.watching();
         page.one(&m::WATCHERS, watching.watchers as f64);

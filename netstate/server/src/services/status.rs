@@ -92,7 +92,7 @@ impl Own {
             disk_nearly_full: room.is_nearly_full(),
             networks,
             endpoints,
-            watching_hosts: self.hub.connected().len() as u64,
+            watching_hosts: self.hub.connected() as u64,
             version: env!("CARGO_PKG_VERSION").into(),
             groups: self.node.status().into_iter().map(group).collect(),
             placement,

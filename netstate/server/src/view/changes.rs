@@ -12,9 +12,11 @@ use ipnet::IpNet;
 use kv_core::Revision;
 use netstate_model::{Endpoint, HostId, Labels, NetworkChange, NetworkState};
 
-/// Items kept of what concerns every host, and of endpoints.
-const CORE_ITEMS: usize = 64;
-const ENDPOINT_ITEMS: usize = 32;
+/// Items kept of what concerns every host, and of endpoints: so many, or one for every so many endpoints of the network. So few
+/// in tests that short histories overrun them.
+const CORE_ITEMS: usize = if cfg!(test) { 4 } else { 64 };
+const ENDPOINT_ITEMS: usize = if cfg!(test) { 4 } else { 32 };
+const ENDPOINTS_PER_ITEM: usize = 16;
 
 /// Something that every host with the network in scope has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,11 +43,17 @@ enum EndpointItem {
     Gone(Gone),
 }
 
-/// What changed between a revision and now.
+/// What changed between two cursors and now; `None`: more than is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Touched {
-    pub(crate) core: BTreeSet<CoreItem>,
-    /// Endpoints that are new or different.
+    pub(crate) core: Option<BTreeSet<CoreItem>>,
+    pub(crate) endpoints: Option<TouchedEndpoints>,
+}
+
+/// Endpoints that changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TouchedEndpoints {
+    /// Those that are new or different.
     pub(crate) changed: BTreeSet<u32>,
     pub(crate) gone: Vec<Gone>,
 }
@@ -137,7 +145,7 @@ impl NetworkLog {
                         // Endpoints in it may have become strays, or ceased to be.
                         self.core.forget(revision);
                     } else {
-                        self.core.push(revision, CoreItem::Block(*block), CORE_ITEMS);
+                        self.core.push(revision, CoreItem::Block(*block), room(state, CORE_ITEMS));
                     }
                 }
                 NetworkChange::Endpoint(endpoint) => {
@@ -146,21 +154,23 @@ impl NetworkLog {
                     let elsewhere =
                         state.endpoint(number).map(|known| known.host).filter(|host| *host != endpoint.host);
                     state.evolve(change);
-                    self.mark(revision, number, before, Marks::of(state, state.endpoint(number)), &mut outcome);
+                    let after = Marks::of(state, state.endpoint(number));
+                    self.mark(revision, number, [before, after], room(state, CORE_ITEMS), &mut outcome);
                     outcome.hosts.insert(endpoint.host);
                     outcome.hosts.extend(elsewhere);
                     outcome.labels.insert(endpoint.labels.clone());
-                    self.endpoints.push(revision, EndpointItem::Changed(number), ENDPOINT_ITEMS);
+                    self.endpoints.push(revision, EndpointItem::Changed(number), room(state, ENDPOINT_ITEMS));
                 }
                 NetworkChange::EndpointGone(number) => {
                     let Some(known) = state.endpoint(*number) else { continue };
                     let before = Marks::of(state, Some(known));
                     let gone = Gone { number: *number, host: known.host, labels: known.labels.clone() };
                     state.evolve(change);
-                    self.mark(revision, *number, before, Marks::default(), &mut outcome);
+                    let after = Marks::default();
+                    self.mark(revision, *number, [before, after], room(state, CORE_ITEMS), &mut outcome);
                     outcome.hosts.insert(gone.host);
                     outcome.labels.insert(gone.labels.clone());
-                    self.endpoints.push(revision, EndpointItem::Gone(gone), ENDPOINT_ITEMS);
+                    self.endpoints.push(revision, EndpointItem::Gone(gone), room(state, ENDPOINT_ITEMS));
                 }
                 NetworkChange::NextNumber(_) => state.evolve(change),
             }
@@ -168,21 +178,37 @@ impl NetworkLog {
         outcome
     }
 
-    fn mark(&mut self, revision: Revision, number: u32, before: Marks, after: Marks, outcome: &mut Outcome) {
+    fn mark(
+        &mut self,
+        revision: Revision,
+        number: u32,
+        [before, after]: [Marks; 2],
+        room: usize,
+        outcome: &mut Outcome,
+    ) {
         if before.stray || after.stray {
-            self.core.push(revision, CoreItem::Stray(number), CORE_ITEMS);
+            self.core.push(revision, CoreItem::Stray(number), room);
             outcome.core = true;
         }
         if before.quarantined != after.quarantined {
-            self.core.push(revision, CoreItem::Quarantine(number), CORE_ITEMS);
+            self.core.push(revision, CoreItem::Quarantine(number), room);
             outcome.core = true;
         }
     }
 
-    /// What changed after a revision, if all of it is still known.
-    pub(crate) fn since(&self, revision: Revision) -> Option<Touched> {
-        let mut touched = Touched { core: self.core.since(revision)?.copied().collect(), ..Touched::default() };
-        for item in self.endpoints.since(revision)? {
+    /// What changed after each of two revisions: in what concerns every host, and in endpoints.
+    pub(crate) fn since(&self, core: Option<Revision>, endpoints: Option<Revision>) -> Touched {
+        Touched {
+            core: core.and_then(|at| self.core.since(at)).map(|items| items.copied().collect()),
+            endpoints: endpoints.and_then(|at| self.endpoints.since(at)).map(TouchedEndpoints::of),
+        }
+    }
+}
+
+impl TouchedEndpoints {
+    fn of<'a>(items: impl Iterator<Item = &'a EndpointItem>) -> Self {
+        let mut touched = Self::default();
+        for item in items {
             match item {
                 EndpointItem::Changed(number) => {
                     touched.changed.insert(*number);
@@ -193,8 +219,13 @@ impl NetworkLog {
                 }
             }
         }
-        Some(touched)
+        touched
     }
+}
+
+/// Items that a log of this network may have.
+fn room(state: &NetworkState, least: usize) -> usize {
+    least.max(state.len() / ENDPOINTS_PER_ITEM)
 }
 
 /// What other hosts have to know of an endpoint.

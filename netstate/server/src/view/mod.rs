@@ -19,7 +19,7 @@ use netstate_model::{Directory, DirectoryChange, HostId, NetworkChange, NetworkI
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-pub(crate) use changes::{CoreItem, NetworkLog, Outcome, Touched};
+pub(crate) use changes::{CoreItem, NetworkLog, Outcome, Touched, TouchedEndpoints};
 
 use crate::{keyspaces::Home, watch::Hub};
 
@@ -98,11 +98,18 @@ impl View {
         self.networks.read().get(&id).map(|view| view.read().now.clone()).unwrap_or_default()
     }
 
-    /// A network now, and what has changed in it since a revision, if that is still known.
-    pub(crate) fn network_since(&self, id: NetworkId, since: Revision) -> (NetworkAt, Option<Touched>) {
+    /// A network now, and what has changed in it since a revision: in what concerns every host, and in endpoints.
+    pub(crate) fn network_since(
+        &self,
+        id: NetworkId,
+        core: Option<Revision>,
+        endpoints: Option<Revision>,
+    ) -> (NetworkAt, Touched) {
         let Some(view) = self.networks.read().get(&id).cloned() else { return Default::default() };
         let view = view.read();
-        (view.now.clone(), view.log.since(since))
+        // Who is further than this node comes from another history.
+        let known = |at: &Revision| *at <= view.now.revision;
+        (view.now.clone(), view.log.since(core.filter(known), endpoints.filter(known)))
     }
 
     /// A network's revision now.
@@ -158,54 +165,47 @@ impl View {
         self.networks.write().entry(id).or_default().clone()
     }
 
+    /// Streams are marked while nobody can read the directory, so that what can be seen has been marked.
     fn apply_directory(&self, commit: &AppliedCommit<'_>, changes: &[DirectoryChange]) {
-        let before = {
-            let mut directory = self.directory.write();
-            let before = directory.clone();
-            changes.iter().for_each(|change| directory.state.evolve(change));
-            directory.revision = commit.record.revision;
-            before
-        };
+        let mut directory = self.directory.write();
         for change in changes {
             match change {
                 DirectoryChange::Connection(connection) => {
                     self.hub.rescope(&[connection.from.network, connection.to.network]);
                 }
                 DirectoryChange::ConnectionGone(id) => {
-                    if let Some(connection) = before.state.connection(*id) {
+                    if let Some(connection) = directory.state.connection(*id) {
                         self.hub.rescope(&[connection.from.network, connection.to.network]);
                     }
                 }
                 DirectoryChange::Host(host) => {
-                    let moved = before.state.host(host.id).is_none_or(|known| known.underlay != host.underlay);
+                    let moved = directory.state.host(host.id).is_none_or(|known| known.underlay != host.underlay);
                     let networks = self.networks_on(host.id);
                     if moved && !networks.is_empty() {
-                        self.directory.write().moved = commit.record.revision;
+                        directory.moved = commit.record.revision;
                         networks.into_iter().for_each(|network| self.hub.moved(network));
                     }
                 }
-                DirectoryChange::Network(_)
-                | DirectoryChange::NetworkGone(_)
-                | DirectoryChange::HostGone(_)
-                | DirectoryChange::Counters(_) => {}
+                DirectoryChange::HostGone(host) => self.hub.forget(*host),
+                DirectoryChange::Network(_) | DirectoryChange::NetworkGone(_) | DirectoryChange::Counters(_) => {}
             }
+            directory.state.evolve(change);
         }
+        directory.revision = commit.record.revision;
     }
 
+    /// Streams are marked while nobody can read the network, so that what can be seen has been marked.
     fn apply_network(&self, id: NetworkId, commit: &AppliedCommit<'_>, changes: &[NetworkChange]) {
         let view = self.view_of(id);
-        let outcome = {
-            let mut view = view.write();
-            let NetworkView { now, log } = &mut *view;
-            now.revision = commit.record.revision;
-            log.evolve(&mut now.state, commit.record.revision, changes)
-        };
+        let mut view = view.write();
+        let NetworkView { now, log } = &mut *view;
+        now.revision = commit.record.revision;
+        let outcome = log.evolve(&mut now.state, commit.record.revision, changes);
         let mut rescoped = Vec::new();
         if !outcome.hosts.is_empty() {
             let mut presence = self.presence.lock();
-            let state = &view.read().now.state;
             for host in &outcome.hosts {
-                let there = state.count_on(*host) > 0;
+                let there = now.state.count_on(*host) > 0;
                 let networks = presence.entry(*host).or_default();
                 if if there { networks.insert(id) } else { networks.remove(&id) } {
                     rescoped.push(*host);

@@ -1,16 +1,24 @@
 //! Who watches, and what there is for whom.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, atomic::AtomicU64},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use kv_core::Revision;
+use kv_node::Histogram;
 use netstate_model::{ConnectionId, Directory, HostId, NetworkId, Scope};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::encoded::Encoded;
+use super::{encoded::Encoded, presence::Heard};
 use crate::{
     forward::{HostProgress, Question},
     view::Outcome,
@@ -18,6 +26,20 @@ use crate::{
 
 /// Streams that one node serves at most.
 const STREAMS: usize = 20_000;
+
+/// Hosts that are given the scope that they come for at a time, so that those who are have it soon; and how many may wait.
+const ARRIVALS: usize = 64;
+const WAITING: usize = 8192;
+
+/// How long a host that is given its scope may take until it doesn't keep others waiting any more.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Bytes of a frame beyond which the rest is left for the next one.
+const FRAME_BYTES: usize = 64 * 1024;
+
+/// When a host that was sent away is to come back: after so long at least, and by host up to four times as long.
+const COME_BACK: Duration = Duration::from_millis(500);
+const COME_BACK_STEPS: u32 = 64;
 
 /// What waits for one stream: marks, no events.
 #[derive(Default)]
@@ -28,6 +50,10 @@ pub(super) struct Marks {
     pub(super) whole: BTreeSet<NetworkId>,
     /// Its scope may have changed.
     pub(super) rescope: bool,
+    /// When the first of these marks was made.
+    pub(super) since: Option<Instant>,
+    /// What was marked before is being made into a frame.
+    making: bool,
 }
 
 impl Marks {
@@ -36,17 +62,22 @@ impl Marks {
     }
 }
 
+/// Stands for the frame that is still to be made.
+pub(super) const UNSENT: u64 = u64::MAX;
+
 /// What was sent and what came back.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) last_frame: u64,
     pub(super) acked: u64,
+    /// Frames that are not acknowledged yet, the oldest first, and since when what they tell has been so.
+    pub(super) unacked: VecDeque<(u64, Instant)>,
+    /// The frame with which the host had all of the scope that it came for; 0: it hasn't.
+    pub(super) arrived: u64,
     pub(super) problem: String,
-    /// The directory revision of the last scope.
-    pub(super) directory: Revision,
     /// What the host holds once all frames are acknowledged.
     pub(super) scope: Scope,
-    /// The last frame that said something of a network or a connection. Of what is out of scope only until acknowledged.
+    /// The last frame that said something of a network or a connection, until it is acknowledged; [`UNSENT`] where the next will.
     pub(super) of_network: BTreeMap<NetworkId, u64>,
     pub(super) of_connection: BTreeMap<ConnectionId, u64>,
 }
@@ -57,12 +88,39 @@ pub(super) struct Stream {
     pub(super) marks: Mutex<Marks>,
     pub(super) wake: Notify,
     pub(super) progress: Mutex<Progress>,
+    /// The host has opened another one, or is registered no more.
+    pub(super) ended: AtomicBool,
 }
 
 impl Stream {
     pub(super) fn mark(&self, mark: impl FnOnce(&mut Marks)) {
-        mark(&mut self.marks.lock());
+        {
+            let mut marks = self.marks.lock();
+            mark(&mut marks);
+            marks.since.get_or_insert_with(Instant::now);
+        }
         self.wake.notify_one();
+    }
+
+    /// Takes the marks, to make a frame of what they stand for.
+    pub(super) fn take_marks(&self) -> Marks {
+        let mut marks = self.marks.lock();
+        let taken = std::mem::take(&mut *marks);
+        marks.making = true;
+        taken
+    }
+
+    /// What came of the marks that were taken has been noted.
+    pub(super) fn made(&self) {
+        self.marks.lock().making = false;
+    }
+
+    /// For how long it has not had in force all that lies in its scope.
+    fn behind(&self, now: Instant) -> Duration {
+        let marked = self.marks.lock().since;
+        let unacked = self.progress.lock().unacked.front().map(|(_, since)| *since);
+        let since = [marked, unacked].into_iter().flatten().min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     fn acknowledged(progress: &Progress, frame: Option<&u64>) -> bool {
@@ -70,30 +128,33 @@ impl Stream {
     }
 
     fn progress(&self, question: Question) -> HostProgress {
-        let (settled, marked) = {
+        // Marks first: whatever this node shows of a keyspace has been marked before.
+        let marked = {
             let marks = self.marks.lock();
-            let marked = |id: NetworkId| marks.networks.contains(&id) || marks.whole.contains(&id) || marks.rescope;
-            (
-                marks.is_empty(),
-                match question {
-                    Question::Network(id, _) => marked(id),
-                    _ => marks.rescope,
-                },
-            )
+            marks.making
+                || marks.rescope
+                || match question {
+                    Question::Network(id, _) => marks.networks.contains(&id) || marks.whole.contains(&id),
+                    Question::Directory(_) => !marks.is_empty(),
+                    Question::Connection { .. } => false,
+                }
         };
         let progress = self.progress.lock();
+        // What a host holds that has been sent nothing yet is not known here.
+        let unknown = marked || progress.last_frame == 0;
         let (concerned, programmed) = match question {
             Question::Connection { id, there } => {
                 let (held, frame) = (progress.scope.connections.contains(&id), progress.of_connection.get(&id));
                 let pending = frame.is_some_and(|frame| *frame > progress.acked);
                 (held || pending, held == there && Self::acknowledged(&progress, frame))
             }
-            Question::Directory(_) => (true, settled && Self::acknowledged(&progress, Some(&progress.last_frame))),
+            Question::Directory(_) => (true, Self::acknowledged(&progress, Some(&progress.last_frame))),
             Question::Network(id, _) => {
                 let held = progress.scope.networks.contains_key(&id);
-                (held, !marked && Self::acknowledged(&progress, progress.of_network.get(&id)))
+                (held, Self::acknowledged(&progress, progress.of_network.get(&id)))
             }
         };
+        let programmed = programmed && !unknown;
         HostProgress { host: self.host, concerned, programmed, problem: progress.problem.clone() }
     }
 }
@@ -101,46 +162,105 @@ impl Stream {
 #[derive(Default)]
 struct Streams {
     by_host: HashMap<HostId, Arc<Stream>>,
+    /// Registered hosts that had a stream here, and when it ended.
+    gone: HashMap<HostId, Instant>,
     /// Which hosts have a network in scope, and for which of them it is local.
     by_network: HashMap<NetworkId, BTreeMap<HostId, bool>>,
     by_connection: HashMap<ConnectionId, BTreeSet<HostId>>,
 }
 
 /// All streams of this node.
-#[derive(Default)]
 pub(crate) struct Hub {
     streams: Mutex<Streams>,
+    arrivals: Arc<Semaphore>,
+    waiting: AtomicUsize,
     pub(super) encoded: Encoded,
+    pub(super) frame_bytes: usize,
     /// Frames sent since the start.
     pub(crate) frames: AtomicU64,
+    /// From a change's being applied here to a host's reporting it programmed, in microseconds.
+    pub(crate) programmed: Histogram,
+    began: Instant,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Hub::new(FRAME_BYTES, ARRIVALS)
+    }
+}
+
+/// A host's turn to be given its scope.
+pub(super) type Turn = DropGuard;
+
+/// A place among those that wait for their scope, given back when dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Hub {
-    /// Takes a host's stream in, in place of an earlier one of the same host. `None`: there are too many.
-    pub(super) fn enter(&self, host: HostId) -> Option<Arc<Stream>> {
+    /// Serves nobody yet. Frames are about so large at most, and so many hosts are given the scope that they come for at a time.
+    pub(super) fn new(frame_bytes: usize, arrivals: usize) -> Self {
+        Hub {
+            streams: Mutex::default(),
+            arrivals: Arc::new(Semaphore::new(arrivals)),
+            waiting: AtomicUsize::new(0),
+            encoded: Encoded::default(),
+            frame_bytes,
+            frames: AtomicU64::new(0),
+            programmed: Histogram::of_micros(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, or when it
+    /// takes too long.
+    pub(super) async fn turn(&self) -> Turn {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        let over = CancellationToken::new();
+        // It is never closed.
+        if let Ok(permit) = self.arrivals.clone().acquire_owned().await {
+            let over = over.clone();
+            tokio::spawn(async move {
+                // Whichever comes first.
+                let _ = tokio::time::timeout(ARRIVAL_PATIENCE, over.cancelled()).await;
+                drop(permit);
+            });
+        }
+        over.drop_guard()
+    }
+
+    /// Takes a host's stream in, in place of an earlier one of the same host; or after how long it is to try again, because
+    /// there are too many.
+    pub(super) fn enter(&self, host: HostId) -> Result<Arc<Stream>, Duration> {
+        let come_back = COME_BACK + COME_BACK * 3 * (host.get() % COME_BACK_STEPS) / COME_BACK_STEPS;
+        if self.waiting.load(Ordering::Relaxed) >= WAITING {
+            return Err(come_back);
+        }
         let stream = Arc::new(Stream {
             host,
-            marks: Mutex::new(Marks { rescope: true, ..Marks::default() }),
+            marks: Mutex::new(Marks { rescope: true, since: Some(Instant::now()), ..Marks::default() }),
             wake: Notify::new(),
             progress: Mutex::default(),
+            ended: AtomicBool::new(false),
         });
         let mut streams = self.streams.lock();
         if streams.by_host.len() >= STREAMS && !streams.by_host.contains_key(&host) {
-            return None;
+            return Err(come_back);
         }
         if let Some(earlier) = streams.by_host.insert(host, stream.clone()) {
             let scope = earlier.progress.lock().scope.clone();
             streams.index(host, &scope, &Scope::default());
-            // It notices that it is not the host's stream any more.
+            earlier.ended.store(true, Ordering::Relaxed);
             earlier.wake.notify_one();
         }
+        streams.gone.remove(&host);
         stream.wake.notify_one();
-        Some(stream)
-    }
-
-    /// Whether this is still the host's stream.
-    pub(super) fn current(&self, stream: &Arc<Stream>) -> bool {
-        self.streams.lock().by_host.get(&stream.host).is_some_and(|known| Arc::ptr_eq(known, stream))
+        Ok(stream)
     }
 
     /// Takes a stream out.
@@ -148,22 +268,32 @@ impl Hub {
         let mut streams = self.streams.lock();
         if streams.by_host.get(&stream.host).is_some_and(|known| Arc::ptr_eq(known, stream)) {
             streams.by_host.remove(&stream.host);
+            streams.gone.insert(stream.host, Instant::now());
             let scope = stream.progress.lock().scope.clone();
             streams.index(stream.host, &scope, &Scope::default());
         }
     }
 
-    /// Takes note of a stream's new scope, before the frame that tells the host.
-    pub(super) fn rescoped(&self, stream: &Arc<Stream>, new: &Scope) {
+    /// Takes note of a stream's new scope, before the frame that tells the host. Whether something came into it: what of that
+    /// changed since it was looked at was not marked for this stream.
+    pub(super) fn rescoped(&self, stream: &Arc<Stream>, new: &Scope) -> bool {
         let mut streams = self.streams.lock();
         if !streams.by_host.get(&stream.host).is_some_and(|known| Arc::ptr_eq(known, stream)) {
-            return;
+            return false;
         }
-        let old = std::mem::replace(&mut stream.progress.lock().scope, new.clone());
+        let old = {
+            let mut progress = stream.progress.lock();
+            // What left the scope before it was sent never will be.
+            progress.of_network.retain(|id, frame| *frame != UNSENT || new.networks.contains_key(id));
+            progress.of_connection.retain(|id, frame| *frame != UNSENT || new.connections.contains(id));
+            std::mem::replace(&mut progress.scope, new.clone())
+        };
         streams.index(stream.host, &old, new);
+        let came = |id: &NetworkId| !old.networks.contains_key(id);
+        new.networks.keys().any(came) || new.connections.iter().any(|id| !old.connections.contains(id))
     }
 
-    /// A network's commit was applied.
+    /// A network's commit is applied: called before anybody can see it.
     pub(crate) fn touched(&self, network: NetworkId, outcome: &Outcome, rescoped: &[HostId], directory: &Directory) {
         let streams = self.streams.lock();
         if streams.by_host.is_empty() {
@@ -197,7 +327,7 @@ impl Hub {
         }
     }
 
-    /// A connection between these networks came or went.
+    /// A connection between these networks comes or goes: called before anybody can see it.
     pub(crate) fn rescope(&self, networks: &[NetworkId]) {
         let streams = self.streams.lock();
         let local: BTreeSet<_> = networks
@@ -210,9 +340,8 @@ impl Hub {
         }
     }
 
-    /// A host with blocks in this network is reached differently now.
+    /// A host with blocks in this network is reached differently: called before anybody can see it.
     pub(crate) fn moved(&self, network: NetworkId) {
-        self.encoded.forget();
         let streams = self.streams.lock();
         for host in streams.by_network.get(&network).into_iter().flat_map(BTreeMap::keys) {
             streams.wake(host, |marks| {
@@ -240,9 +369,33 @@ impl Hub {
         streams.iter().map(|stream| stream.progress(question)).collect()
     }
 
-    /// The hosts served here.
-    pub(crate) fn connected(&self) -> BTreeSet<HostId> {
-        self.streams.lock().by_host.keys().copied().collect()
+    /// Hosts served here.
+    pub(crate) fn connected(&self) -> usize {
+        self.streams.lock().by_host.len()
+    }
+
+    /// What this node hears and heard of hosts.
+    pub(crate) fn heard(&self) -> Heard {
+        let now = Instant::now();
+        let streams = self.streams.lock();
+        let gone = streams.gone.iter().map(|(host, at)| (*host, now.saturating_duration_since(*at)));
+        Heard {
+            here: streams.by_host.iter().map(|(host, stream)| (*host, stream.behind(now))).collect(),
+            gone: gone.collect(),
+            listening: now.saturating_duration_since(self.began),
+        }
+    }
+
+    /// A host is registered no more.
+    pub(crate) fn forget(&self, host: HostId) {
+        let mut streams = self.streams.lock();
+        streams.gone.remove(&host);
+        if let Some(stream) = streams.by_host.remove(&host) {
+            let scope = stream.progress.lock().scope.clone();
+            streams.index(host, &scope, &Scope::default());
+            stream.ended.store(true, Ordering::Relaxed);
+            stream.wake.notify_one();
+        }
     }
 }
 

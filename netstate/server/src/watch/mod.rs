@@ -15,6 +15,7 @@
 mod encoded;
 mod frame;
 mod hub;
+pub(crate) mod presence;
 mod stream;
 #[cfg(test)]
 mod tests;
