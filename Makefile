@@ -1,10 +1,10 @@
 # make without a target tells what there is.
 CARGO := scripts/with-rocksdb cargo
 
-.PHONY: help build demo test verify bench bench-idle bench-etcd chaos
+.PHONY: help build demo test verify bench bench-idle bench-etcd bench-fleet chaos
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the binary, optimised: target/release/netstate
 	@scripts/prepare build
@@ -41,6 +41,11 @@ bench-etcd: ## etcd and this with the same load on this machine; writes docs/ben
 	@scripts/prepare
 	$(CARGO) build --profile dist --locked --package netstate-cli
 	$(CARGO) run --release --locked --package bench-etcd -- run --netstate $(or $(CARGO_TARGET_DIR),target)/dist/netstate
+
+bench-fleet: ## thousands of simulated hosts, beside etcd; writes docs/benchmarks-fleet.md (twenty minutes)
+	@scripts/prepare
+	$(CARGO) build --release --locked --package netstate-cli
+	$(CARGO) run --release --locked --package bench-etcd -- fleet --netstate $(or $(CARGO_TARGET_DIR),target)/release/netstate
 
 chaos: ## faults under load for an hour, as root; writes docs/reliability.md (CHAOS_MINUTES=5, CHAOS_SEED=…, ONLY=kill)
 	@scripts/prepare

@@ -5,6 +5,7 @@
 
 mod client;
 mod cluster;
+mod fleet;
 mod keys;
 mod load;
 mod machine;
@@ -42,6 +43,7 @@ Examples:
   bench-etcd run --quick --only etcd                does everything work? seconds per workload, figures say nothing
   bench-etcd run --only-workload put-many,get-many  these in full; what is not a whole run goes to target/bench-etcd/trial.*
   bench-etcd report                                 writes the page and the plot again from docs/benchmarks-etcd.json
+  bench-etcd fleet --quick                          fleets of hosts, a fiftieth of each; writes target/bench-etcd/fleet.*
 ";
 
 /// Compares etcd and Netstate on this machine over the etcd v3 API.
@@ -58,6 +60,8 @@ enum What {
     Run(RunOptions),
     /// Writes the page and the plot from the JSON of an earlier run.
     Report(Outputs),
+    /// Plays fleets of hosts against the systems in turn and writes the results.
+    Fleet(fleet::Options),
 }
 
 /// How to measure.
@@ -133,6 +137,12 @@ fn start(command: Command) -> Result<()> {
                 .with_context(|| format!("cannot read the results in {}", files.json.display()))?;
             files.write_report(&Results::from_json(&text)?)
         }
+        What::Fleet(options) => runtime(1)?.block_on(async {
+            tokio::select! {
+                done = fleet::run(&options) => done,
+                stopped = stopped() => Err(stopped?),
+            }
+        }),
         What::Run(options) => {
             let default = if options.whole() { "docs/benchmarks-etcd".into() } else { options.dir.join("trial") };
             let files = options.outputs.files(default);

@@ -10,6 +10,9 @@ use crate::human;
 /// The longest time that is told from a longer one.
 const MICROS_MAX: u64 = 10 * 60 * 1_000_000;
 
+/// Points of a curve: ten for each digit of its quantiles, up to 99.99 %.
+const CURVE_POINTS: u32 = 40;
+
 /// Times of many calls.
 #[derive(Clone, Debug)]
 pub(super) struct Latency(Histogram<u64>);
@@ -39,6 +42,12 @@ impl Latency {
             "p99_ms": self.millis(0.99),
             "max_ms": self.millis(1.0),
         })
+    }
+
+    /// How large a part took how long at most, in milliseconds: points of a curve.
+    pub(super) fn curve(&self) -> Vec<(f64, f64)> {
+        let points = (0..=CURVE_POINTS).map(|at| 1.0 - 0.1_f64.powf(f64::from(at) / 10.0));
+        points.map(|part| (part, self.millis(part))).collect()
     }
 
     /// Milliseconds to three digits after the point: as exact as what was recorded.

@@ -97,6 +97,12 @@ impl Plan {
         Ok(Plan { networks: networks.collect() })
     }
 
+    /// A network and one of its hosts for an endpoint of this number, large networks as rarely as small ones.
+    pub(super) fn anywhere(&self, number: u64) -> (&Network, u32) {
+        let network = &self.networks[(number % self.networks.len() as u64) as usize];
+        (network, network.hosts[(number % network.hosts.len() as u64) as usize])
+    }
+
     /// All endpoints in calls of at most `batch`, in an order that spreads the large networks over the whole load.
     pub(super) fn batches(&self, batch: usize, seed: u64) -> Vec<Vec<Member>> {
         let members = self
