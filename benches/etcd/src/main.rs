@@ -30,7 +30,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::results::Results;
-use crate::system::System;
+use crate::system::{Programs, System};
 use crate::workload::Workload;
 
 /// What the client uses is missing to the servers: with the system's allocator it uses a seventh more.
@@ -79,12 +79,8 @@ struct RunOptions {
     /// Shorten everything to seconds, to try it out
     #[arg(long)]
     quick: bool,
-    /// etcd's program
-    #[arg(long, default_value = "etcd")]
-    etcd: PathBuf,
-    /// Netstate's program, built for release
-    #[arg(long, default_value = "target/release/netstate")]
-    netstate: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Where the servers keep data, removed afterwards, and logs
     #[arg(long, default_value = "target/bench-etcd")]
     dir: PathBuf,

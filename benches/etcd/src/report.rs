@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::machine::Machine;
 use crate::metric::{Unit, digits};
 use crate::results::{Results, median};
 use crate::rows::{Judged, Verdict, judge};
@@ -27,9 +28,14 @@ What the time goes into, and what was changed for it: [benchmarks-etcd-profile.m
 
 /// A table for a terminal.
 pub(crate) fn table(results: &Results) -> String {
-    let mut lines = vec![HEADINGS.map(str::to_owned)];
-    lines.extend(judge(results).iter().map(cells));
-    let mut widths = [0; HEADINGS.len()];
+    columns(HEADINGS, judge(results).iter().map(cells))
+}
+
+/// Lines below headings, in columns.
+pub(crate) fn columns<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut lines = vec![headings.map(str::to_owned)];
+    lines.extend(rows);
+    let mut widths = [0; N];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = cell.chars().count().max(*width);
@@ -53,7 +59,7 @@ pub(crate) fn page(results: &Results, plot: &str) -> String {
     failures(&mut page, results);
     table_of_bars(&mut page, results);
     let _ = writeln!(page, "\n![how many times better than etcd]({plot})\n");
-    machine(&mut page, results);
+    machine(&mut page, &results.machine, &[("client", &client(results))]);
     let _ = writeln!(page, "\n## How\n\n{METHOD}");
     let rounds: Vec<_> =
         results.orders.iter().map(|o| o.iter().map(|s| s.name()).collect::<Vec<_>>().join(", ")).collect();
@@ -104,12 +110,15 @@ fn cells(judged: &Judged) -> [String; HEADINGS.len()] {
     ]
 }
 
-fn machine(page: &mut String, results: &Results) {
-    let machine = &results.machine;
-    let threads = match results.client_threads {
+fn client(results: &Results) -> String {
+    match results.client_threads {
         1 => "on one thread".to_owned(),
         threads => format!("on {threads} threads"),
-    };
+    }
+}
+
+/// What it was measured on, and whatever else is to be known of it.
+pub(crate) fn machine(page: &mut String, machine: &Machine, more: &[(&str, &String)]) {
     let facts = [
         ("processor", &machine.processor),
         ("memory", &machine.memory),
@@ -118,10 +127,9 @@ fn machine(page: &mut String, results: &Results) {
         ("etcd", &machine.etcd),
         ("Netstate", &machine.netstate),
         ("commit", &machine.commit),
-        ("client", &threads),
     ];
     page.push_str("## The machine\n\n| | |\n| --- | --- |\n");
-    for (name, fact) in facts {
+    for (name, fact) in facts.iter().chain(more) {
         let _ = writeln!(page, "| {name} | {fact} |");
     }
 }

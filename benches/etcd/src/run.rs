@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::progress::Progress;
 use crate::report;
 use crate::results::Results;
-use crate::system::{Programs, System};
+use crate::system::System;
 use crate::workload::{Outcome, Setting, Sizes, Workload};
 
 /// Whatever a workload does takes less, or is stuck.
@@ -22,14 +22,14 @@ const WORKLOAD_WITHIN: Duration = Duration::from_secs(900);
 /// each workload, so that stopping this program doesn't cost the figures so far.
 pub(crate) async fn run(options: &RunOptions, keep: impl Fn(&Results) -> Result<()>) -> Result<Results> {
     std::fs::create_dir_all(&options.dir).with_context(|| format!("cannot create {}", options.dir.display()))?;
-    let programs = Programs { etcd: options.etcd.clone(), netstate: options.netstate.clone() };
+    let programs = &options.programs;
     let systems: Vec<_> = System::ALL.into_iter().filter(|&s| options.only.is_none_or(|only| only == s)).collect();
     let chosen = |w: &Workload| options.only_workload.is_empty() || options.only_workload.contains(w);
     let workloads: Vec<_> = Workload::ALL.into_iter().filter(chosen).collect();
     let rounds = options.rounds as usize;
 
     let mut results = Results {
-        machine: Machine::look(&programs, &options.dir, &systems)?,
+        machine: Machine::look(programs, &options.dir, &systems)?,
         quick: options.quick,
         client_threads: options.client_threads as usize,
         orders: (0..rounds).map(|round| order(round, &systems)).collect(),
@@ -45,7 +45,7 @@ pub(crate) async fn run(options: &RunOptions, keep: impl Fn(&Results) -> Result<
                 let what = format!("round {number} of {rounds}, {}, {}", workload.name(), system.name());
                 progress.begin(what.clone());
                 let label = format!("round{number}-{}", workload.name());
-                let start = Cluster::start(system, &programs, &options.dir, &label);
+                let start = Cluster::start(system, programs, &options.dir, &label);
                 let outcome = match start.await.with_context(|| format!("cannot start {}", system.name())) {
                     Ok(cluster) => measure(options, cluster, workload, &values, &progress).await,
                     Err(error) => Err(error),

@@ -21,9 +21,13 @@ pub(crate) enum System {
 }
 
 /// Where the programs are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Programs {
+    /// etcd's program
+    #[arg(long, default_value = "etcd")]
     pub(crate) etcd: PathBuf,
+    /// Netstate's program, built for release
+    #[arg(long, default_value = "target/release/netstate")]
     pub(crate) netstate: PathBuf,
 }
 

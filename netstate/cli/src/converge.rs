@@ -7,7 +7,7 @@ use netstate_proto::v1::{self as pb, convergence_request::What};
 use tokio::time::{self, Instant};
 use tonic::Code;
 
-use crate::{console::Console, failure::Failure, values::Span};
+use crate::{console::Console, failure::Failure, human, values::Span};
 
 /// Between looks. Hosts take some milliseconds, so the first looks follow closely.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -47,8 +47,7 @@ pub(crate) struct Seen {
 
 /// Whether a host has been silent for so long.
 fn is_lost(host: &pb::HostConvergence, except: Option<Duration>) -> bool {
-    let silent = Duration::from_micros(host.silent_micros.max(0).unsigned_abs());
-    !host.connected && except.is_some_and(|after| silent >= after)
+    !host.connected && except.is_some_and(|after| human::micros(host.silent_micros) >= after)
 }
 
 /// Waits until every host concerned reports a change programmed, or patience ends. With `except`, hosts that have been silent

@@ -64,11 +64,16 @@ pub(crate) fn now_micros() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// A span as the API gives it, in microseconds; none is negative.
+pub(crate) fn micros(micros: i64) -> Duration {
+    Duration::from_micros(micros.max(0).unsigned_abs())
+}
+
 /// How long ago, or `-` for a time that is not set.
 pub(crate) fn ago(at: i64, now: i64) -> String {
     match at {
         0 => "-".to_owned(),
-        at => span(Duration::from_micros(now.saturating_sub(at).max(0).unsigned_abs())),
+        at => span(micros(now.saturating_sub(at))),
     }
 }
 

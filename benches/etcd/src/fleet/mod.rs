@@ -38,12 +38,8 @@ pub(crate) struct Options {
     /// Measure only these scenes
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scene>,
-    /// etcd's program
-    #[arg(long, default_value = "etcd")]
-    etcd: PathBuf,
-    /// Netstate's program, built for release
-    #[arg(long, default_value = "target/release/netstate")]
-    netstate: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
     /// Where the servers keep data, removed afterwards, and logs
     #[arg(long, default_value = "target/bench-etcd")]
     dir: PathBuf,
@@ -174,16 +170,16 @@ impl Fleets {
 /// Plays all scenes, writes the page, the plot and the figures, and prints the table.
 pub(crate) async fn run(options: &Options) -> Result<()> {
     std::fs::create_dir_all(&options.dir).with_context(|| format!("cannot create {}", options.dir.display()))?;
-    let programs = Programs { etcd: options.etcd.clone(), netstate: options.netstate.clone() };
+    let programs = &options.programs;
     let scenes: Vec<_> =
         Scene::ALL.into_iter().filter(|scene| options.only.is_empty() || options.only.contains(scene)).collect();
-    let machine = Machine::look(&programs, &options.dir, &System::ALL)?;
+    let machine = Machine::look(programs, &options.dir, &System::ALL)?;
     let mut fleets = Fleets { machine, quick: options.quick, played: Vec::new() };
     let progress = Progress::new(scenes.iter().map(|scene| scene.systems().len() as u64).sum());
     for scene in scenes {
         for &system in scene.systems() {
             progress.begin(format!("{}, {}", scene.name(), system.name()));
-            let playing = play(options, &programs, scene, system, &progress);
+            let playing = play(options, scene, system, &progress);
             let told = timeout(SCENE_WITHIN, playing)
                 .await
                 .with_context(|| format!("it took longer than {SCENE_WITHIN:?}"))
@@ -195,7 +191,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         }
     }
     drop(progress);
-    println!("{}", page::table(&fleets));
+    print!("{}", page::table(&fleets));
     Ok(())
 }
 
@@ -211,13 +207,8 @@ fn write(options: &Options, fleets: &Fleets) -> Result<()> {
     crate::write(&path("md"), &page::page(fleets, &name))
 }
 
-async fn play(
-    options: &Options,
-    programs: &Programs,
-    scene: Scene,
-    system: System,
-    progress: &Progress,
-) -> Result<Value> {
+async fn play(options: &Options, scene: Scene, system: System, progress: &Progress) -> Result<Value> {
+    let programs = &options.programs;
     let scale = if options.quick { scene.scale().quick() } else { scene.scale() };
     let mut cluster = Cluster::start(system, programs, &options.dir, &format!("fleet-{}", scene.name())).await?;
     let servers: Vec<_> =

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::Fleets;
 use super::rows::{Row, rows};
 use crate::metric::digits;
+use crate::report::{columns, machine};
 
 const HEADINGS: [&str; 7] = ["what", "netstate", "etcd", "ratio", "at least", "aim", "met"];
 const METHOD: &str = "\
@@ -36,15 +37,7 @@ fn cells(row: &Row) -> [String; HEADINGS.len()] {
 
 /// A table for a terminal.
 pub(super) fn table(fleets: &Fleets) -> String {
-    let mut lines = vec![HEADINGS.map(str::to_owned)];
-    lines.extend(rows(fleets).iter().map(cells));
-    let width = |at: usize| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..HEADINGS.len()).map(width).collect();
-    let padded = |line: &[String; HEADINGS.len()]| {
-        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    lines.iter().map(padded).collect::<Vec<_>>().join("\n")
+    columns(HEADINGS, rows(fleets).iter().map(cells))
 }
 
 /// The page, with the plot of that file name in it.
@@ -59,19 +52,6 @@ pub(super) fn page(fleets: &Fleets, plot: &str) -> String {
         let _ = writeln!(page, "| {} |", cells(&row).join(" | "));
     }
     let _ = writeln!(page, "\n![how long changes take to hosts]({plot})\n\n## How\n\n{METHOD}");
-    let machine = &fleets.machine;
-    let facts = [
-        ("processor", &machine.processor),
-        ("memory", &machine.memory),
-        ("kernel", &machine.kernel),
-        ("disk", &machine.disk),
-        ("etcd", &machine.etcd),
-        ("Netstate", &machine.netstate),
-        ("commit", &machine.commit),
-    ];
-    page.push_str("## The machine\n\n| | |\n| --- | --- |\n");
-    for (name, fact) in facts {
-        let _ = writeln!(page, "| {name} | {fact} |");
-    }
+    machine(&mut page, &fleets.machine, &[]);
     page
 }

@@ -106,8 +106,7 @@ async fn register(args: Register, session: &Session) -> Result<(), Failure> {
 
 /// How a host is, in a word, and for how long where that matters.
 fn state(host: &pb::Host, lost_after: Duration) -> String {
-    let time = |micros: i64| Duration::from_micros(micros.max(0).unsigned_abs());
-    match (host.connected, time(host.silent_micros), time(host.behind_micros)) {
+    match (host.connected, human::micros(host.silent_micros), human::micros(host.behind_micros)) {
         (true, _, Duration::ZERO) => "up".to_owned(),
         (true, _, behind) => format!("up, behind {}", human::span(behind)),
         (false, silent, _) if silent < lost_after => format!("silent {}", human::span(silent)),

@@ -93,6 +93,12 @@ impl View {
         self.directory.read().revision
     }
 
+    /// The directory's revision now, and [`DirectoryAt::moved`].
+    pub(crate) fn directory_revisions(&self) -> (Revision, Revision) {
+        let directory = self.directory.read();
+        (directory.revision, directory.moved)
+    }
+
     /// A network now; empty at revision zero if there is nothing of it here.
     pub(crate) fn network(&self, id: NetworkId) -> NetworkAt {
         self.networks.read().get(&id).map(|view| view.read().now.clone()).unwrap_or_default()

@@ -227,7 +227,7 @@ pub(super) enum Arriving {
 fn resume(view: &View, held: &Held, marks: &mut Marks) {
     marks.rescope = true;
     marks.networks.extend(held.networks.keys());
-    if held.directory < view.directory().moved {
+    if held.directory < view.directory_revisions().1 {
         marks.whole.extend(held.networks.keys());
     }
 }
@@ -287,9 +287,9 @@ fn mark_again(view: &View, stream: &Stream, held: &Held, next: &Next, came: bool
     };
     let looked_at: Vec<_> = if came { held.networks.keys().collect() } else { next.networks.iter().collect() };
     let missed: Vec<_> = looked_at.into_iter().filter(newer).copied().collect();
-    let directory = view.directory();
-    let moved = directory.moved > next.moved;
-    let rescope = directory.revision > held.directory || !next.left.is_empty();
+    let (directory, last_moved) = view.directory_revisions();
+    let moved = last_moved > next.moved;
+    let rescope = directory > held.directory || !next.left.is_empty();
     if rescope || moved || !missed.is_empty() {
         stream.mark(|marks| {
             marks.rescope |= rescope;

@@ -112,7 +112,7 @@ impl Etcd {
     fn watched(&self, host: u32) -> Vec<String> {
         let local = self.local[host as usize].iter().map(|at| self.plan.networks[*at].name.clone());
         let places = self.places.lock();
-        let concerned = places.iter().filter(|place| place.hosts().contains(&host));
+        let concerned = places.iter().filter(|place| place.concerns(host));
         let connected = concerned.flat_map(|place| [place.network.name.clone(), place.other.name.clone()]);
         let networks: BTreeSet<String> = local.chain(connected).collect();
         networks.iter().map(|network| format!("{PREFIX}/{network}/")).collect()

@@ -13,6 +13,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Whether its endpoints concern a host.
+    pub(super) fn concerns(&self, host: u32) -> bool {
+        self.network.hosts.contains(&host) || self.other.hosts.contains(&host)
+    }
+
     /// The hosts that its endpoints concern.
     pub(super) fn hosts(&self) -> BTreeSet<u32> {
         self.network.hosts.iter().chain(&self.other.hosts).copied().collect()
