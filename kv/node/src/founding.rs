@@ -234,16 +234,19 @@ fn check_founder(config: &Config, identity: &Identity) -> Result<(), StartError>
         );
         return Err(StartError::NotMember { reason });
     }
-    let reason = format!(
-        "{} is the data directory of node {} of cluster {}, and {:?} of this --initial-cluster is node {} of cluster {}; \
-         correct --data-dir, --name or --initial-cluster, or empty the directory if that cluster never began",
-        config.data_dir.display(),
-        identity.node,
-        identity.cluster,
-        config.name,
-        own.1,
-        own.0
-    );
+    let dir = config.data_dir.display();
+    let reason = if own.0 != identity.cluster {
+        format!(
+            "{dir} belongs to another cluster ({}) than the one of this --initial-cluster ({}); correct --data-dir or \
+             --initial-cluster, or empty the directory if that cluster never began",
+            identity.cluster, own.0
+        )
+    } else {
+        format!(
+            "{dir} is the data directory of {}, and {:?} of this --initial-cluster is {}; correct --data-dir or --name",
+            identity.node, config.name, own.1
+        )
+    };
     Err(StartError::NotMember { reason })
 }
 

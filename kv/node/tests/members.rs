@@ -125,18 +125,32 @@ async fn other_clusters_data_is_refused() {
     one.stop(0).await;
     let start = async |config| {
         let (clock, observer) = (std::sync::Arc::new(kv_node::SystemClock), std::sync::Arc::new(support::Deaf));
-        Node::start(config, clock, observer, std::sync::Arc::new(support::Echo)).await.err().expect("it is refused")
+        Node::start(config, clock, observer, std::sync::Arc::new(support::Echo)).await
     };
+    let refuse = async |config| start(config).await.err().expect("it is refused");
     let join = vec![other.peer(0).to_string()];
-    let refused = start(kv_node::Config { join, ..one.config(0) }).await;
+    let refused = refuse(kv_node::Config { join, ..one.config(0) }).await;
     assert!(
         matches!(&refused, StartError::NotJoined { reason } if reason.contains("belongs to another cluster")),
         "{refused}"
     );
     let named = kv_node::Config { name: "n9".into(), ..one.config(0) };
     let initial_cluster = vec![kv_node::Member { name: "n9".into(), peer: one.peer(0).to_string() }];
-    let refused = start(kv_node::Config { initial_cluster, ..named }).await;
+    let refused = refuse(kv_node::Config { initial_cluster, ..named }).await;
     assert!(matches!(&refused, StartError::NotMember { reason } if reason.contains("node \"n1\"")), "{refused}");
+    // A founder whose others never came knows no more of its cluster than what it was started with.
+    let founder = |others: [u16; 2]| {
+        let address = |at: u16| std::net::SocketAddr::new(one.peer(0).ip(), 23800 + at).to_string();
+        let named = |at| kv_node::Member { name: format!("n{at}"), peer: address(at) };
+        let initial_cluster = [1].into_iter().chain(others).map(named).collect();
+        kv_node::Config { data_dir: one.dir(0).with_file_name("early"), initial_cluster, ..one.config(0) }
+    };
+    start(founder([2, 3])).await.unwrap().shutdown().await;
+    let turned_away = async || match start(founder([4, 5])).await.err()? {
+        StartError::NotMember { reason } if reason.contains("belongs to another cluster") => Some(()),
+        _ => None,
+    };
+    until("its store is closed, and its directory refused", turned_away).await;
     one.restart(0).await;
 }
 

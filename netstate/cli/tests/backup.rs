@@ -274,7 +274,8 @@ async fn verify_and_log(client: &Client) {
     assert_eq!(raises, 1);
 }
 
-/// A server with the old cluster's data is no member of the new one.
+/// A server with the old cluster's data is no member of the new one: it sees so itself if it had not noted yet who the
+/// old one's members were, and is told so by the new one's otherwise.
 async fn refuses_the_old(old: &Processes, new: &mut Processes, client: &Client) {
     new.kill(2);
     std::fs::rename(new.data_dir(2), new.folder().join("aside")).unwrap();
