@@ -90,7 +90,8 @@ pub(super) fn places(plan: &Plan, concerned: u32) -> Vec<Place> {
     let (mut places, mut low, mut high) = (Vec::new(), 0, networks.len().saturating_sub(1));
     // A small one and a large one, or two of the same size.
     while low < high {
-        let place = Place { network: networks[low].clone(), other: networks[high].clone() };
+        // Endpoints come to the larger one, whose pool has more room.
+        let place = Place { network: networks[high].clone(), other: networks[low].clone() };
         match place.hosts().len() as f64 / f64::from(concerned) - 1.0 {
             off if off > NEARLY => high -= 1,
             off if off < -NEARLY => low += 1,
@@ -343,7 +344,7 @@ mod tests {
         let plan = Plan { networks: vec![network("a", 24), network("b", 3), network("c", 26), network("d", 90)] };
         let found = places(&plan, 26);
         let names: Vec<_> = found.iter().map(|place| (&*place.network.name, &*place.other.name)).collect();
-        assert_eq!(names, [("b", "c")], "they share hosts, each of which is counted once");
+        assert_eq!(names, [("c", "b")], "they share hosts, each of which is counted once");
         assert!(places(&plan, 1000).is_empty());
     }
 
