@@ -237,13 +237,15 @@ fn check_founder(config: &Config, identity: &Identity) -> Result<(), StartError>
     let dir = config.data_dir.display();
     let reason = if own.0 != identity.cluster {
         format!(
-            "{dir} belongs to another cluster ({}) than the one of this --initial-cluster ({}); correct --data-dir or \
-             --initial-cluster, or empty the directory if that cluster never began",
-            identity.cluster, own.0
+            "{dir} is the data directory of node {} and belongs to another cluster ({}) than the one of this \
+             --initial-cluster ({}); correct --data-dir or --initial-cluster, or empty the directory if that cluster \
+             never began",
+            identity.node, identity.cluster, own.0
         )
     } else {
         format!(
-            "{dir} is the data directory of {}, and {:?} of this --initial-cluster is {}; correct --data-dir or --name",
+            "{dir} is the data directory of node {}, and {:?} of this --initial-cluster is {}; correct --data-dir or \
+             --name",
             identity.node, config.name, own.1
         )
     };

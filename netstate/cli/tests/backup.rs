@@ -230,7 +230,7 @@ async fn check_host(new: &Processes, client: &Client, lost: &Lost) {
     let connection = client.open_connection(connect("net-2", "net-1")).await.unwrap().connection.unwrap();
     assert_eq!(held.connections, std::slice::from_ref(&connection.id), "the id stands for another connection now");
     let frame = first_frame(new, held.clone()).await;
-    assert_eq!(frame.connections_gone, held.connections);
+    assert_eq!(frame.connections_gone, held.connections, "{frame:?}");
     assert_eq!(frame.connections.iter().map(|it| &it.id).collect::<Vec<_>>(), [&connection.id]);
     assert_eq!(frame.connections[0].from_network_id, "net3");
     assert!(frame.locals.iter().all(|local| local.full) && frame.locals.len() == 3);
