@@ -37,6 +37,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// thread for tasks serves a single writer an eighth faster than four, and a tenth more watchers.
 const CORES_LEFT: usize = 1;
 
+/// Tasks run by a thread until it looks whether something has come from the network. By default it looks after 61: while
+/// hosts come in their thousands, a commit would wait for so many of them at each of its ways between nodes.
+const LOOK_AROUND: u32 = 7;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -47,7 +51,8 @@ fn main() -> ExitCode {
         }
     };
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get() - CORES_LEFT.min(cores.get() - 1));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(workers).event_interval(LOOK_AROUND).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::refused(anyhow::Error::new(error).context("no threads to be had")).report(),
     };

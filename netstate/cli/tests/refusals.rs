@@ -154,6 +154,15 @@ async fn noise_on_every_port_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_ask_for_nothing_make_way() {
+    let cluster = Processes::start(1);
+    let connect = || TcpStream::connect(&cluster.addresses(0)[0]).unwrap();
+    let silent: Vec<_> = (0..300).map(|_| connect()).collect();
+    create_network(&cluster.client(), "web", "10.0.0.0/24").await;
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_with_what_to_do() {
     let cluster = Processes::start(1);
     let client = cluster.client();

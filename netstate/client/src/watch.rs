@@ -25,7 +25,6 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
-use tokio_stream::wrappers::WatchStream;
 use tonic::{Status, Streaming};
 
 use crate::{
@@ -37,6 +36,10 @@ use crate::{
 /// Pauses between attempts to open a stream: short at first, because enforcement is stale meanwhile.
 const REOPEN_FIRST: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(3);
+
+/// The least time between two acks, so that a host that is told much doesn't say as much. The first after a pause is sent at
+/// once, and the one for all of a scope, which others may be waiting for.
+const ACK_PAUSE: Duration = Duration::from_millis(100);
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 const PUSHBACK_MAX: Duration = Duration::from_secs(60);
@@ -72,8 +75,18 @@ pub struct HostWatch {
     /// Number of the stream that is open or opening.
     stream: u64,
     /// Acks include earlier ones, so only the latest waits to be sent.
-    acks: watch::Sender<Option<Ack>>,
+    acks: watch::Sender<Pending>,
+    /// The frame of this stream with which the host has all of its scope.
+    complete: Option<u64>,
     backoff: Backoff,
+}
+
+/// An ack to be sent.
+#[derive(Debug, Default)]
+struct Pending {
+    ack: Ack,
+    /// As of [`HostWatch::complete`].
+    complete: Option<u64>,
 }
 
 enum State {
@@ -91,7 +104,8 @@ impl Client {
             client: self.clone(),
             state: State::Waiting { until: Instant::now() },
             stream: 0,
-            acks: watch::Sender::new(None),
+            acks: watch::Sender::default(),
+            complete: None,
             backoff: Backoff::new(REOPEN_FIRST, REOPEN_MAX),
         }
     }
@@ -123,6 +137,9 @@ impl HostWatch {
                     let status = match received {
                         Ok(Some(frame)) => {
                             self.backoff.reset();
+                            if frame.complete {
+                                self.complete = Some(frame.frame);
+                            }
                             return WatchEvent::Frame(ReceivedFrame { stream: self.stream, frame });
                         }
                         Ok(None) => Status::unavailable("the server ended the stream"),
@@ -138,7 +155,7 @@ impl HostWatch {
     /// Never waits. Reports on a stream that is gone are dropped: its successor's Hello says the same.
     pub fn ack(&self, stream: u64, frame: u64, problem: String) {
         if stream == self.stream && matches!(self.state, State::Streaming { .. }) {
-            self.acks.send_replace(Some(Ack { frame, problem }));
+            self.acks.send_replace(Pending { ack: Ack { frame, problem }, complete: self.complete });
         }
     }
 
@@ -149,10 +166,14 @@ impl HostWatch {
 
     fn open(&mut self, server: Server, hello: Hello) -> Opening {
         // A new channel for each stream: an ack of the last stream must not be the first of this one.
-        self.acks = watch::Sender::new(None);
+        self.acks = watch::Sender::default();
+        self.complete = None;
         let hello = HostReport { report: Some(Report::Hello(hello)) };
-        let acks = WatchStream::from_changes(self.acks.subscribe())
-            .filter_map(async |ack| ack.map(|ack| HostReport { report: Some(Report::Ack(ack)) }));
+        let acks = stream::unfold((self.acks.subscribe(), None), async |(mut acks, last)| {
+            let ack = next_ack(&mut acks, last, ACK_PAUSE).await?;
+            let last = Some((Instant::now(), ack.frame));
+            Some((HostReport { report: Some(Report::Ack(ack)) }, (acks, last)))
+        });
         let reports = stream::once(async { hello }).chain(acks);
         let limit = self.client.options().attempt;
         Box::pin(async move {
@@ -172,6 +193,19 @@ impl HostWatch {
     }
 }
 
+/// The latest ack, once it may be sent after the last one: when that was, and of which frame.
+async fn next_ack(acks: &mut watch::Receiver<Pending>, last: Option<(Instant, u64)>, pause: Duration) -> Option<Ack> {
+    acks.changed().await.ok()?;
+    let (until, acked) = last.map_or((Instant::now(), 0), |(at, frame)| (at + pause, frame));
+    let has_all = |pending: &Pending| pending.complete.is_some_and(|all| acked < all && all <= pending.ack.frame);
+    // What comes meanwhile takes the place of what is pending; a stream that is given up has nothing to say.
+    tokio::select! {
+        () = time::sleep_until(until) => {}
+        pending = acks.wait_for(has_all) => drop(pending.ok()?),
+    }
+    Some(acks.borrow_and_update().ack.clone())
+}
+
 /// How long a server asks to be left alone, in the way of gRPC's retry policy (gRFC A6).
 fn pushback(status: &Status) -> Duration {
     let asked = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -185,5 +219,58 @@ impl fmt::Debug for State {
             State::Opening { server, .. } => write!(f, "Opening({})", server.address),
             State::Streaming { server, .. } => write!(f, "Streaming({})", server.address),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(frame: u64, complete: Option<u64>) -> Pending {
+        Pending { ack: Ack { frame, problem: String::new() }, complete }
+    }
+
+    #[tokio::test]
+    async fn acks_come_rarely_and_at_once_when_the_scope_is_complete() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let acks = watch::Sender::default();
+        let mut sent = acks.subscribe();
+        acks.send_replace(pending(1, None));
+        assert_eq!(next_ack(&mut sent, None, LONG).await.unwrap().frame, 1, "nothing was sent before it");
+        let last = Some((Instant::now(), 1));
+        acks.send_replace(pending(2, None));
+        {
+            let mut next = std::pin::pin!(next_ack(&mut sent, last, LONG));
+            assert!(futures::poll!(&mut next).is_pending(), "another was sent just now");
+            acks.send_replace(pending(3, None));
+            assert!(futures::poll!(&mut next).is_pending());
+            acks.send_replace(pending(4, Some(4)));
+            assert_eq!(next.await.unwrap().frame, 4, "it has all, and includes what came before");
+        }
+        let last = Some((Instant::now(), 4));
+        acks.send_replace(pending(5, Some(4)));
+        let mut next = std::pin::pin!(next_ack(&mut sent, last, LONG));
+        assert!(futures::poll!(&mut next).is_pending(), "that it has all was said");
+        drop(acks);
+        assert!(next.await.is_none(), "the stream was given up");
+    }
+
+    #[tokio::test]
+    async fn the_latest_ack_is_sent_after_a_pause() {
+        const PAUSE: Duration = Duration::from_millis(50);
+        let acks = watch::Sender::default();
+        let mut sent = acks.subscribe();
+        let last = Instant::now();
+        acks.send_replace(pending(2, None));
+        let mut next = std::pin::pin!(next_ack(&mut sent, Some((last, 1)), PAUSE));
+        let early = futures::poll!(&mut next);
+        acks.send_replace(pending(3, None));
+        let ack = match early {
+            // The machine has paused for longer.
+            std::task::Poll::Ready(ack) => ack.map(|ack| ack.frame + 1),
+            std::task::Poll::Pending => next.await.map(|ack| ack.frame),
+        };
+        assert_eq!(ack, Some(3));
+        assert!(last.elapsed() >= PAUSE);
     }
 }

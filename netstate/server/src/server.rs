@@ -22,7 +22,7 @@ use crate::{
     reconcile,
     services::{Services, backups::Backups, status::Own},
     view::View,
-    watch::Hub,
+    watch::{self, Hub},
 };
 
 /// The largest request: ten thousand endpoints with all that they may carry.
@@ -138,6 +138,7 @@ impl Server {
         }
         let routes = own_api(etcd.add_to(base().await?), &services);
         let router = etcd.with_http(routes)?.merge(http::metrics(services.clone()));
+        let router = router.merge(watch::route(services.clone(), REQUEST_BYTES));
         let port = Port { express: etcd.express(), router, trace: config.trace };
         let serving = tokio::spawn(port.serve(client_listener, stop.clone()));
         Ok(Server { node, stop, client, http, serving })

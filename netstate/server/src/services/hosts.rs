@@ -1,8 +1,5 @@
 //! Hosts: registered, listed, removed, watched over.
 
-use std::pin::Pin;
-
-use futures::Stream;
 use netstate_model::{DirectoryCommand, Host, HostId};
 use netstate_proto::v1::{self as pb, hosts_server::Hosts};
 use tonic::{Request, Response, Status, Streaming};
@@ -24,7 +21,7 @@ impl Services {
 
 #[tonic::async_trait]
 impl Hosts for Services {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::ScopeFrame, Status>> + Send>>;
+    type WatchStream = watch::Frames;
 
     async fn register_host(
         &self,

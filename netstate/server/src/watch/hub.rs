@@ -28,14 +28,18 @@ use crate::{
 const STREAMS: usize = 20_000;
 
 /// Hosts that are given the scope that they come for at a time, so that those who are have it soon; and how many may wait.
-const ARRIVALS: usize = 64;
+const ARRIVALS: usize = 32;
 const WAITING: usize = 8192;
 
-/// How long a host that is given its scope may take until it doesn't keep others waiting any more.
-const ARRIVAL_PATIENCE: Duration = Duration::from_millis(250);
+/// How long nothing may be heard of a host that is given its scope until it doesn't keep others waiting any more. Whoever
+/// programs a kernel for longer before it says that it has all, has what it needs.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a turn may last, for a host that takes frame after frame slowly.
+const TURN_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of a frame beyond which the rest is left for the next one.
-const FRAME_BYTES: usize = 64 * 1024;
+const FRAME_BYTES: usize = 32 * 1024;
 
 /// When a host that was sent away is to come back: after so long at least, and by host up to four times as long.
 const COME_BACK: Duration = Duration::from_millis(500);
@@ -173,6 +177,7 @@ struct Streams {
 pub(crate) struct Hub {
     streams: Mutex<Streams>,
     arrivals: Arc<Semaphore>,
+    patience: Duration,
     waiting: AtomicUsize,
     pub(super) encoded: Encoded,
     pub(super) frame_bytes: usize,
@@ -185,12 +190,23 @@ pub(crate) struct Hub {
 
 impl Default for Hub {
     fn default() -> Self {
-        Hub::new(FRAME_BYTES, ARRIVALS)
+        Hub::new(FRAME_BYTES, ARRIVALS, ARRIVAL_PATIENCE)
     }
 }
 
 /// A host's turn to be given its scope.
-pub(super) type Turn = DropGuard;
+#[must_use]
+pub(super) struct Turn {
+    _over: DropGuard,
+    taken: Arc<Notify>,
+}
+
+impl Turn {
+    /// The host has taken a frame: it may go on.
+    pub(super) fn goes_on(&self) {
+        self.taken.notify_one();
+    }
+}
 
 /// A place among those that wait for their scope, given back when dropped.
 struct Waiting<'a>(&'a AtomicUsize);
@@ -202,11 +218,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Hub {
-    /// Serves nobody yet. Frames are about so large at most, and so many hosts are given the scope that they come for at a time.
-    pub(super) fn new(frame_bytes: usize, arrivals: usize) -> Self {
+    /// Serves nobody yet. Frames are about so large at most, and so many hosts are given the scope that they come for at a
+    /// time, as long as none of them is silent for longer than `patience`.
+    pub(super) fn new(frame_bytes: usize, arrivals: usize, patience: Duration) -> Self {
         Hub {
             streams: Mutex::default(),
             arrivals: Arc::new(Semaphore::new(arrivals)),
+            patience,
             waiting: AtomicUsize::new(0),
             encoded: Encoded::default(),
             frame_bytes,
@@ -216,22 +234,26 @@ impl Hub {
         }
     }
 
-    /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, or when it
-    /// takes too long.
+    /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, or when
+    /// nothing is heard of the host.
     pub(super) async fn turn(&self) -> Turn {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        let over = CancellationToken::new();
+        let (over, taken) = (CancellationToken::new(), Arc::new(Notify::new()));
         // It is never closed.
         if let Ok(permit) = self.arrivals.clone().acquire_owned().await {
-            let over = over.clone();
+            let (over, taken, patience) = (over.clone(), taken.clone(), self.patience);
             tokio::spawn(async move {
-                // Whichever comes first.
-                let _ = tokio::time::timeout(ARRIVAL_PATIENCE, over.cancelled()).await;
+                let taking = async { while tokio::time::timeout(patience, taken.notified()).await.is_ok() {} };
+                tokio::select! {
+                    () = over.cancelled() => {}
+                    () = taking => {}
+                    () = tokio::time::sleep(TURN_MAX) => {}
+                }
                 drop(permit);
             });
         }
-        over.drop_guard()
+        Turn { _over: over.drop_guard(), taken }
     }
 
     /// Takes a host's stream in, in place of an earlier one of the same host; or after how long it is to try again, because

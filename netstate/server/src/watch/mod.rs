@@ -12,6 +12,7 @@
 //! host gets fewer, larger frames. What a host is sent lies in its scope as of the frame's snapshots. A change costs work in
 //! proportion to the streams that it concerns.
 
+mod body;
 mod encoded;
 mod frame;
 mod hub;
@@ -20,5 +21,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use body::route;
 pub(crate) use hub::Hub;
-pub(crate) use stream::serve;
+pub(crate) use stream::{Frames, serve};

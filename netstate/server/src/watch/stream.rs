@@ -168,16 +168,21 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
     async fn next(&mut self) -> Option<Result<pb::ScopeFrame, Status>> {
         match self.arriving {
             Arriving::Begins => self.turn = Some(self.hub.turn().await),
-            Arriving::GoesOn => {}
-            // The frame before this one was taken.
-            Arriving::Complete => self.turn = None,
+            Arriving::GoesOn => self.turn.iter().for_each(Turn::goes_on),
+            // Transports take what hosts have not: it has what it has acknowledged.
+            Arriving::Complete => {}
         }
         loop {
             tokio::select! {
                 // There are no more acks than frames, so they hold nothing up.
                 biased;
                 report = self.reports.next() => match report?.ok()?.report? {
-                    Report::Ack(ack) => acknowledge(&self.hub, &self.stream, &ack),
+                    Report::Ack(ack) => {
+                        acknowledge(&self.hub, &self.stream, &ack);
+                        let arrived = self.stream.progress.lock().arrived;
+                        // In force or not, it has all.
+                        self.turn = self.turn.take().filter(|_| arrived == 0 || ack.frame < arrived);
+                    }
                     // Whoever sends a second one is not what we serve.
                     Report::Hello(_) => return None,
                 },

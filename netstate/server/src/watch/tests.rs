@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::StreamExt as _;
@@ -75,7 +76,11 @@ struct Watching {
 
 impl World {
     fn new(frame_bytes: usize) -> Self {
-        let hub = Arc::new(Hub::new(frame_bytes, 1));
+        World::patient(frame_bytes, Duration::from_millis(50))
+    }
+
+    fn patient(frame_bytes: usize, patience: Duration) -> Self {
+        let hub = Arc::new(Hub::new(frame_bytes, 1, patience));
         let mut world = World { view: Arc::new(View::new(hub.clone())), hub, heads: BTreeMap::new() };
         for n in 0..HOSTS {
             world.directory(DirectoryCommand::RegisterHost {
@@ -440,8 +445,33 @@ async fn a_host_that_does_not_read_lets_others_arrive() {
     assert!(!stuck.next().await.unwrap().unwrap().complete, "that was all");
     let mut reads = arrive(2);
     let all = async { while !reads.next().await.unwrap().unwrap().complete {} };
-    tokio::time::timeout(std::time::Duration::from_secs(20), all).await.expect("all of its scope");
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("all of its scope");
     assert!(!stuck.next().await.unwrap().unwrap().complete, "the other is not done");
+}
+
+#[tokio::test]
+async fn a_turn_ends_when_the_host_says_that_it_has_all() {
+    let mut world = World::patient(64 * 1024, Duration::from_secs(3600));
+    attach_everywhere(&mut world);
+    let arrive = |host: u32| {
+        let (hub, view, stream) = (world.hub.clone(), world.view.clone(), world.hub.enter(HostId::new(host)).unwrap());
+        let (reports, heard) = tokio::sync::mpsc::channel(1);
+        let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
+        let frames = Serving::new(hub, view, stream, Held::default(), heard, CancellationToken::new()).frames();
+        (reports, Box::pin(frames))
+    };
+    let (says, mut first) = arrive(1);
+    let complete = first.next().await.unwrap().unwrap();
+    assert!(complete.complete);
+    let (_says_nothing, mut second) = arrive(2);
+    assert!(futures::poll!(first.next()).is_pending(), "there is no more");
+    assert!(futures::poll!(second.next()).is_pending(), "the first is not heard to have it");
+    // Whether it can program a kernel is nobody else's concern.
+    let ack = pb::host_report::Ack { frame: complete.frame, problem: "no nftables".into() };
+    says.send(Ok(pb::HostReport { report: Some(pb::host_report::Report::Ack(ack)) })).await.unwrap();
+    assert!(futures::poll!(first.next()).is_pending());
+    let next = tokio::time::timeout(Duration::from_secs(20), second.next()).await.expect("its turn");
+    assert!(next.unwrap().unwrap().complete);
 }
 
 proptest! {
