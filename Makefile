@@ -44,8 +44,8 @@ bench-etcd: ## etcd and this with the same load on this machine; writes docs/ben
 
 bench-fleet: ## thousands of simulated hosts, beside etcd; writes docs/benchmarks-fleet.md (twenty minutes)
 	@scripts/prepare
-	$(CARGO) build --release --locked --package netstate-cli
-	$(CARGO) run --release --locked --package bench-etcd -- fleet --netstate $(or $(CARGO_TARGET_DIR),target)/release/netstate
+	$(CARGO) build --profile dist --locked --package netstate-cli
+	$(CARGO) run --release --locked --package bench-etcd -- fleet --netstate $(or $(CARGO_TARGET_DIR),target)/dist/netstate
 
 chaos: ## faults under load for an hour, as root; writes docs/reliability.md (CHAOS_MINUTES=5, CHAOS_SEED=…, ONLY=kill)
 	@scripts/prepare

@@ -86,7 +86,7 @@ impl Scene {
     }
 
     fn scale(self) -> Scale {
-        const LITTLE: &[&str] = &["--time", "10s", "--saturate", "0s", "--no-return"];
+        const LITTLE: &[&str] = &["--time", "10s", "--no-saturate", "--no-return"];
         let scale = |hosts, networks, endpoints, rate, concerned, parts| Scale {
             hosts,
             networks,

@@ -92,8 +92,10 @@ pub(super) fn rows(fleets: &Fleets) -> Vec<Row> {
             Bar::Under(10.0, 5.0),
         ),
         both("the same, p99", "/change/delivered/p99_ms", 1.0, "ms", Bar::Under(100.0, 30.0)),
-        both("changes a second then", "/change/changes_per_second", 1.0, "/s", Bar::None),
-        both("servers' processor time for a delivery then", "/change/server_micros_per_delivery", 1.0, "µs", Bar::None),
+        both("the same at 200 changes a second, p50", "/calm/delivered/p50_ms", 1.0, "ms", Bar::None),
+        both("… p99", "/calm/delivered/p99_ms", 1.0, "ms", Bar::None),
+        both("changes a second when 1,000 are asked for", "/change/changes_per_second", 1.0, "/s", Bar::None),
+        both("… servers' processor time for a delivery", "/change/server_micros_per_delivery", 1.0, "µs", Bar::None),
         both(
             "events delivered a second, saturated",
             "/saturated/deliveries_per_second",

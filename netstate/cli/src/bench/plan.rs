@@ -12,6 +12,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _}
 
 /// Endpoints of a network that share a host, on average, unless there are too few hosts.
 const ENDPOINTS_PER_HOST: u64 = 8;
+/// Addresses that a pool keeps for itself: the first, the last, the gateway's.
+const POOL_OWN: u64 = 3;
 /// The smallest pool: 16 addresses.
 const POOL_BITS_MIN: u32 = 4;
 
@@ -25,6 +27,14 @@ pub(super) struct Network {
     pub(super) endpoints: u64,
     /// The numbers of the hosts that it is on.
     pub(super) hosts: Vec<u32>,
+}
+
+impl Network {
+    /// Addresses of the pool that no endpoint of the load has, nor the pool itself.
+    pub(super) fn room(&self) -> usize {
+        let bits = self.pool.split_once('/').and_then(|(_, len)| len.parse::<u32>().ok()).map_or(0, |len| 32 - len);
+        usize::try_from((1_u64 << bits).saturating_sub(self.endpoints + POOL_OWN)).unwrap_or(usize::MAX)
+    }
 }
 
 /// One endpoint of a load: the place of its network in the plan, and its number there.

@@ -33,7 +33,7 @@ use crate::{
 
 /// Calls under way at a time, when they come at a rate, and when there are as many as can be.
 const AT_ONCE: usize = 256;
-const SATURATING: usize = 64;
+const SATURATING: usize = 512;
 /// Endpoints that are there before the first goes again, so that no host misses one because it was gone at once.
 const ALIVE: usize = 64;
 /// How long after the last change is waited for its deliveries.
@@ -154,10 +154,14 @@ impl<S: System> Changes<S> {
         self.tally.take_delivered();
         let (frames, bytes) = self.tally.received();
         let processor = self.processes.used()?.processor;
-        let calls = Arc::new(Semaphore::new(match pace {
+        let at_once = match pace {
             Pace::Rate(_) => AT_ONCE,
             Pace::Saturating => SATURATING,
-        }));
+        };
+        // Half of it for those that are there, half for those that are being attached.
+        let room = self.places.iter().map(|place| place.network.room() / 2).min().unwrap_or_default();
+        let room = room.max(1) * self.places.len();
+        let calls = Arc::new(Semaphore::new(at_once.min(room)));
         let mut ticks = match pace {
             Pace::Rate(rate) => Some(time::interval(Duration::from_secs(1) / rate.max(1))),
             Pace::Saturating => None,
@@ -178,7 +182,7 @@ impl<S: System> Changes<S> {
             };
             let oldest = {
                 let mut alive = run.alive.lock();
-                if alive.len() >= ALIVE { alive.pop_front() } else { None }
+                if alive.len() >= ALIVE.min(room) { alive.pop_front() } else { None }
             };
             let (run, number) = (run.clone(), oldest.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed)));
             tasks.spawn(async move {

@@ -1,7 +1,8 @@
 //! `netstate bench fleet`: many hosts at once, with connections of their own.
 //!
 //! ```text
-//! arrive ─► change at a rate ─► saturate ─► return (missed nothing, a hundredth, everything) ─► read slowly ─► lose a server
+//! arrive ─► change at a fifth of a rate, and at the rate ─► saturate
+//!        ─► return (missed nothing, a hundredth, everything) ─► read slowly ─► lose a server
 //! ```
 //!
 //! Must hold: what is measured of this store and of etcd is the same: the plan, the hosts, who is concerned by what.
@@ -23,6 +24,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Runtime,
     sync::{Notify, watch},
     task::JoinSet,
     time,
@@ -60,7 +62,12 @@ const STAYS: u32 = 20;
 const SLOW: u32 = 10;
 /// Bytes a second that they read then.
 const SLOW_PACE: u64 = 1024;
-/// Changes a second while hosts come back.
+/// At first as many changes a second as this part of those that were asked for.
+const CALM: u32 = 5;
+/// Threads of those that leave and come back.
+const STORM_THREADS: usize = 1;
+/// Changes a second while hosts come back, and while some read slowly: fewer than the servers can do, so that what is seen
+/// is what the others do to it.
 const STORM_RATE: u32 = 50;
 /// Of a hundred endpoints, those that change while hosts are away.
 const MISSED: u64 = 100;
@@ -99,9 +106,12 @@ pub(crate) struct Args {
     /// Hosts that each of them concerns, about
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=65_535))]
     concerned: u32,
-    /// How long as many are attached and detached as can be; 0s: not at all
+    /// How long as many are attached and detached as can be
     #[arg(long, value_name = "SPAN", default_value = "10s")]
     saturate: Span,
+    /// Don't attach and detach as many as can be
+    #[arg(long)]
+    no_saturate: bool,
     /// Don't have hosts leave and come back
     #[arg(long)]
     no_return: bool,
@@ -149,7 +159,7 @@ async fn measure<S: System>(args: &Args, session: &Session, system: S, plan: &Pl
     let processes = Processes::new(&args.pids)?;
     system.prepare(&places).await?;
     time::sleep(SETTLE_LONG).await;
-    let mut fleet = Fleet::gather(args, session, system, places, processes);
+    let mut fleet = Fleet::gather(args, session, system, places, processes)?;
     let outcome = fleet.run().await?;
     session.console.answer(|| outcome.json(args), || outcome.text(args))
 }
@@ -175,6 +185,17 @@ struct Fleet<'a, S> {
     staying: watch::Sender<Order>,
     slow: watch::Sender<Order>,
     hosts: JoinSet<()>,
+    /// Threads for those that leave and come back: what they do at once is not to keep the others from being heard.
+    storm: Option<Runtime>,
+}
+
+impl<S> Drop for Fleet<'_, S> {
+    fn drop(&mut self) {
+        // Waiting for its threads is not possible here, and not needed.
+        if let Some(storm) = self.storm.take() {
+            storm.shutdown_background();
+        }
+    }
 }
 
 fn stays(host: u32) -> bool {
@@ -192,12 +213,14 @@ impl<'a, S: System> Fleet<'a, S> {
         system: S,
         places: Vec<system::Place>,
         processes: Processes,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let order = || watch::Sender::new(Order::Stay);
         let (places, tally, next) = (Arc::new(places), Arc::new(Tally::default()), AtomicU64::new(0));
         let changes = Changes { system, places, tally, processes, next };
-        let hosts = JoinSet::new();
-        Fleet { args, session, changes, moving: order(), staying: order(), slow: order(), hosts }
+        let storm = tokio::runtime::Builder::new_multi_thread().worker_threads(STORM_THREADS).enable_all().build();
+        let storm = Some(storm.map_err(|error| Failure::because(format!("no threads to be had: {error}")))?);
+        let (moving, staying, slow) = (order(), order(), order());
+        Ok(Fleet { args, session, changes, moving, staying, slow, hosts: JoinSet::new(), storm })
     }
 
     fn tally(&self) -> &Arc<Tally> {
@@ -213,16 +236,21 @@ impl<'a, S: System> Fleet<'a, S> {
                 host if is_slow(host) => &self.slow,
                 _ => &self.moving,
             };
-            self.hosts.spawn(self.changes.system.live(host, orders.subscribe(), self.tally().clone()));
+            let life = self.changes.system.live(host, orders.subscribe(), self.tally().clone());
+            match &self.storm {
+                Some(storm) if !stays(host) => self.hosts.spawn_on(life, storm.handle()),
+                _ => self.hosts.spawn(life),
+            };
         }
         let arrived = self.arrival(began, "hosts arrive").await?;
         time::sleep(SETTLE_LONG).await;
         let idle = self.changes.processes.used()?;
+        let calm = self.change(Pace::Rate((self.args.rate / CALM).max(1)), self.args.time).await?;
         let changed = self.change(Pace::Rate(self.args.rate), self.args.time).await?;
-        let saturated = match self.args.saturate.get() {
-            Duration::ZERO => None,
-            _ => Some(self.change(Pace::Saturating, self.args.saturate).await?),
-        };
+        let mut saturated = None;
+        if !self.args.no_saturate {
+            saturated = Some(self.change(Pace::Saturating, self.args.saturate).await?);
+        }
         let mut returns = Vec::new();
         if !self.args.no_return {
             returns.push(("nothing", self.come_back(0, false).await?));
@@ -232,7 +260,7 @@ impl<'a, S: System> Fleet<'a, S> {
         let slow = if self.args.slow { Some(self.read_slowly().await?) } else { None };
         let killed = if self.args.kill { Some(self.lose_a_server().await?) } else { None };
         self.hosts.shutdown().await;
-        Ok(Outcome { empty, idle, arrived, changed, saturated, returns, slow, killed })
+        Ok(Outcome { empty, idle, arrived, calm, changed, saturated, returns, slow, killed })
     }
 
     async fn change(&self, pace: Pace, time: Span) -> Result<changes::Changed, Failure> {
@@ -284,11 +312,11 @@ impl<'a, S: System> Fleet<'a, S> {
         time::sleep(SETTLE).await;
         let fast = |host| !is_slow(host);
         let stop = || time::sleep(self.args.time.get());
-        let alone = self.changes.run(Pace::Rate(self.args.rate), fast, stop()).await?;
+        let alone = self.changes.run(Pace::Rate(STORM_RATE), fast, stop()).await?;
         self.changes.processes.forget_peaks();
         let before = self.changes.processes.used()?;
         self.slow.send_replace(Order::Crawl(SLOW_PACE));
-        let beside = self.changes.run(Pace::Rate(self.args.rate), fast, stop()).await?;
+        let beside = self.changes.run(Pace::Rate(STORM_RATE), fast, stop()).await?;
         let after = self.changes.processes.used()?;
         self.slow.send_replace(Order::Stay);
         self.arrival(Instant::now(), "slow hosts catch up").await?;

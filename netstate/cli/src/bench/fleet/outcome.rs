@@ -37,6 +37,8 @@ pub(super) struct Outcome {
     pub(super) empty: Use,
     pub(super) idle: Use,
     pub(super) arrived: Arrival,
+    /// At a fifth of the rate, and at the rate.
+    pub(super) calm: Changed,
     pub(super) changed: Changed,
     pub(super) saturated: Option<Changed>,
     /// What hosts had missed, and how they came back.
@@ -104,6 +106,7 @@ impl Outcome {
             "server_bytes_with_idle_hosts": self.idle.resident,
             "server_bytes_per_host": self.per_host(args),
             "arrive": self.arrived.json(),
+            "calm": self.calm.json(),
             "change": self.changed.json(),
             "saturated": self.saturated.as_ref().map(Changed::json),
             "returns": self.returns.iter().map(|(missed, back)| back.json(missed)).collect::<Vec<_>>(),
@@ -124,7 +127,8 @@ impl Outcome {
             let each = human::bytes(self.per_host(args));
             let _ = writeln!(text, "servers: {before} before, {idle} with idle hosts: {each} a host");
         }
-        let _ = writeln!(text, "\nat a rate: {}", self.changed.text());
+        let (calm, changed) = (self.calm.text(), self.changed.text());
+        let _ = writeln!(text, "\nat a fifth of the rate: {calm}\nat the rate: {changed}");
         if let Some(saturated) = &self.saturated {
             let _ = writeln!(text, "\nas many as can be: {}", saturated.text());
         }
