@@ -154,20 +154,18 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         let newcomer = self.newcomer.clone();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Gathering::new(stream)), self));
-        let early = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = tokio::time::sleep(NEWCOMER_PATIENCE) => None,
+        let makes_way = async {
+            tokio::time::sleep(NEWCOMER_PATIENCE).await;
+            drop(newcomer.lock().take());
+            std::future::pending().await
         };
-        drop(newcomer.lock().take());
-        let ended = match early {
-            Some(ended) => ended,
-            None => tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            },
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            never = makes_way => never,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(error, "a client's connection broke");

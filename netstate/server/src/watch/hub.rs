@@ -13,10 +13,9 @@ use kv_node::Histogram;
 use netstate_model::{ConnectionId, Directory, HostId, NetworkId, Scope};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     time::Instant,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{encoded::Encoded, presence::Heard};
 use crate::{
@@ -194,17 +193,15 @@ impl Default for Hub {
     }
 }
 
-/// A host's turn to be given its scope.
+/// A host's turn to be given its scope, over when it is dropped.
 #[must_use]
-pub(super) struct Turn {
-    _over: DropGuard,
-    taken: Arc<Notify>,
-}
+pub(super) struct Turn(mpsc::Sender<()>);
 
 impl Turn {
     /// The host has taken a frame: it may go on.
     pub(super) fn goes_on(&self) {
-        self.taken.notify_one();
+        // One word that waits to be heard says as much as two.
+        let _ = self.0.try_send(());
     }
 }
 
@@ -234,26 +231,22 @@ impl Hub {
         }
     }
 
-    /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, or when
-    /// nothing is heard of the host.
+    /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, when nothing
+    /// is heard of the host, or after [`TURN_MAX`].
     pub(super) async fn turn(&self) -> Turn {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waiting = Waiting(&self.waiting);
-        let (over, taken) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let (turn, mut taken) = mpsc::channel(1);
         // It is never closed.
         if let Ok(permit) = self.arrivals.clone().acquire_owned().await {
-            let (over, taken, patience) = (over.clone(), taken.clone(), self.patience);
+            let patience = self.patience;
             tokio::spawn(async move {
-                let taking = async { while tokio::time::timeout(patience, taken.notified()).await.is_ok() {} };
-                tokio::select! {
-                    () = over.cancelled() => {}
-                    () = taking => {}
-                    () = tokio::time::sleep(TURN_MAX) => {}
-                }
+                let taking = async { while let Ok(Some(())) = tokio::time::timeout(patience, taken.recv()).await {} };
+                let _ = tokio::time::timeout(TURN_MAX, taking).await;
                 drop(permit);
             });
         }
-        Turn { _over: over.drop_guard(), taken }
+        Turn(turn)
     }
 
     /// Takes a host's stream in, in place of an earlier one of the same host; or after how long it is to try again, because

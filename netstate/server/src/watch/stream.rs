@@ -179,9 +179,10 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
                 report = self.reports.next() => match report?.ok()?.report? {
                     Report::Ack(ack) => {
                         acknowledge(&self.hub, &self.stream, &ack);
-                        let arrived = self.stream.progress.lock().arrived;
                         // In force or not, it has all.
-                        self.turn = self.turn.take().filter(|_| arrived == 0 || ack.frame < arrived);
+                        if self.arriving == Arriving::Complete && ack.frame >= self.stream.progress.lock().arrived {
+                            self.turn = None;
+                        }
                     }
                     // Whoever sends a second one is not what we serve.
                     Report::Hello(_) => return None,
