@@ -109,15 +109,21 @@ async fn compacted_at(channel: &Channel, start_revision: i64) -> i64 {
     tokio::time::timeout(support::PATIENCE, told).await.expect("the watch is cancelled")
 }
 
-/// The frame that a host is sent which says that it holds something.
-async fn first_frame(cluster: &Processes, hello: Hello) -> pb::ScopeFrame {
-    let client = cluster.client();
-    let mut watch = client.watch_host();
-    until("a first frame", async || match watch.next(|| hello.clone()).await {
-        WatchEvent::Frame(received) => Some(received.frame),
-        WatchEvent::Lost { .. } => None,
-    })
-    .await
+/// The frames that a host is sent which says that it holds something, up to the first with a connection: the server that it
+/// asks may not have heard of that at first.
+async fn frames_to_connection(cluster: &Processes, hello: Hello) -> Vec<pb::ScopeFrame> {
+    let mut watch = cluster.client().watch_host();
+    let mut frames: Vec<pb::ScopeFrame> = Vec::new();
+    let connected = async {
+        while frames.last().is_none_or(|frame| frame.connections.is_empty()) {
+            match watch.next(|| hello.clone()).await {
+                WatchEvent::Frame(received) => frames.push(received.frame),
+                WatchEvent::Lost { .. } => frames.clear(),
+            }
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, connected).await.expect("the host is told of a connection");
+    frames
 }
 
 /// What is known of the old cluster when it is lost.
@@ -170,7 +176,7 @@ async fn lose(old: &mut Processes, file: &Path) -> Lost {
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
     let hello = Hello { host: "host-0".into(), ..Hello::default() };
-    let frame = first_frame(old, hello.clone()).await;
+    let frame = frames_to_connection(old, hello.clone()).await.pop().unwrap();
     let have = |n: u32| Have { network_id: format!("net{n}"), revision: 1_000, local: true };
     let held = Hello {
         directory_revision: frame.directory_revision,
@@ -229,11 +235,12 @@ async fn check_host(new: &Processes, client: &Client, lost: &Lost) {
     let held = &lost.hello;
     let connection = client.open_connection(connect("net-2", "net-1")).await.unwrap().connection.unwrap();
     assert_eq!(held.connections, std::slice::from_ref(&connection.id), "the id stands for another connection now");
-    let frame = first_frame(new, held.clone()).await;
-    assert_eq!(frame.connections_gone, held.connections, "{frame:?}");
-    assert_eq!(frame.connections.iter().map(|it| &it.id).collect::<Vec<_>>(), [&connection.id]);
-    assert_eq!(frame.connections[0].from_network_id, "net3");
-    assert!(frame.locals.iter().all(|local| local.full) && frame.locals.len() == 3);
+    let frames = frames_to_connection(new, held.clone()).await;
+    assert_eq!(frames[0].connections_gone, held.connections);
+    assert!(frames[0].locals.iter().all(|local| local.full) && frames[0].locals.len() == 3);
+    let given = &frames.last().unwrap().connections;
+    assert_eq!(given.iter().map(|it| &it.id).collect::<Vec<_>>(), [&connection.id]);
+    assert_eq!(given[0].from_network_id, "net3");
 }
 
 /// Endpoints are attached one after the other, so what was there before the backup began is all there.
