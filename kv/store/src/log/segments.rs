@@ -62,8 +62,8 @@ const ZEROS_BYTES: usize = 1 << 20;
 /// Memory for batches that is kept for the next one.
 const BUFFER_BYTES: usize = 2 << 20;
 
-/// Puts bytes into a file and makes them last. Exchanged in tests, for a disk that fails.
-pub(super) type Write = Box<dyn FnMut(&File, &[u8], u64) -> io::Result<()> + Send>;
+/// Puts bytes into a file, makes them last, and says how long that took. Exchanged in tests, for a disk that fails or is slow.
+pub(super) type Write = Box<dyn FnMut(&File, &[u8], u64) -> io::Result<Duration> + Send>;
 
 pub(super) fn to_disk() -> Write {
     // What is written directly has to lie at a page's start in memory too.
@@ -74,11 +74,12 @@ pub(super) fn to_disk() -> Write {
         let padding = aligned.as_ptr().align_offset(PAGE_BYTES);
         aligned.resize(padding, 0);
         aligned.extend_from_slice(bytes);
+        let began = Instant::now();
         let written = file.write_all_at(&aligned[padding..], offset);
         if aligned.capacity() > BUFFER_BYTES {
             aligned = Vec::new();
         }
-        written
+        written.map(|()| began.elapsed())
     })
 }
 
@@ -401,12 +402,10 @@ impl Segments {
         records.into_iter().for_each(|(group, record)| batch.add(group, record));
         let (buffer, placed) = batch.finish(self.number, self.current_bytes);
         let file = self.file.as_ref().expect("the current segment is open");
-        let start = Instant::now();
         let written = (self.write)(file, &buffer, self.offset);
-        let took = start.elapsed();
-        self.last = Some((start + took, took));
+        let took = written.map_err(|error| files::error(&self.disk.path(self.current), "writing the file", error))?;
+        self.last = Some((Instant::now(), took));
         self.slow = if took > QUICK { SLOW_BATCHES } else { self.slow.saturating_sub(1) };
-        written.map_err(|error| files::error(&self.disk.path(self.current), "writing the file", error))?;
         self.offset += buffer.len() as u64;
         self.number += 1;
         if buffer.capacity() <= BUFFER_BYTES {
