@@ -37,6 +37,9 @@ type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 /// few enough not to be felt.
 const EXPIRED_PER_COMMIT: usize = 2;
 
+/// Commits after which expired request ids are looked for again: to look costs a third of what applying a commit does.
+pub(super) const EXPIRY_EVERY: usize = 32;
+
 /// A log entry on its way into the state.
 pub struct EntryToApply<'a> {
     /// Its index: greater than that of the entry before.
@@ -84,11 +87,13 @@ pub struct Written {
 pub(super) struct Applying {
     /// No request id is remembered with an earlier time, so the search for expired ones starts here.
     expiry_from: Timestamp,
+    /// Commits since the last search.
+    commits: usize,
 }
 
 impl Default for Applying {
     fn default() -> Self {
-        Applying { expiry_from: Timestamp::from_micros(i64::MIN) }
+        Applying { expiry_from: Timestamp::from_micros(i64::MIN), commits: 0 }
     }
 }
 
@@ -127,7 +132,7 @@ impl State {
             let mut work = Work::new(self.database(), group, &cache);
             let done = entries.iter().map(|entry| work.entry(entry)).collect::<Result<Vec<_>, _>>()?;
             let commits: usize = entries.iter().filter_map(|entry| entry.batch).map(|batch| batch.commits.len()).sum();
-            work.expire(&mut applying, EXPIRED_PER_COMMIT * commits)?;
+            work.expire(&mut applying, commits)?;
             work.seal();
             let moved = std::mem::take(&mut work.moved);
             slot.counts.begin(work.record.index, moved);
@@ -436,10 +441,12 @@ impl<'a> Work<'a> {
         self.remembered_from = Some(self.remembered_from.map_or(at, |from| from.min(at)));
     }
 
-    /// Removes some of the request ids that count no more.
-    fn expire(&mut self, applying: &mut Applying, limit: usize) -> Result<(), StoreError> {
+    /// Removes some of the request ids that count no more, from time to time.
+    fn expire(&mut self, applying: &mut Applying, commits: usize) -> Result<(), StoreError> {
         let horizon = self.record.clock.minus(REQUEST_RETENTION);
-        if applying.expiry_from < horizon {
+        applying.commits += commits;
+        if applying.commits >= EXPIRY_EVERY && applying.expiry_from < horizon {
+            let limit = EXPIRED_PER_COMMIT * applying.commits;
             let from = keys::expiry_start(self.group, applying.expiry_from);
             let mut cursor = self.database.cursor(None, &from, keys::expiry_start(self.group, horizon));
             let mut reached = horizon;
@@ -466,6 +473,7 @@ impl<'a> Work<'a> {
             self.database.ended(&cursor)?;
             applying.expiry_from = reached;
         }
+        applying.commits %= EXPIRY_EVERY;
         if let Some(from) = self.remembered_from {
             applying.expiry_from = applying.expiry_from.min(from);
         }

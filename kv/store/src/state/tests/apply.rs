@@ -3,7 +3,7 @@ use kv_core::{Batch, KeyRange, Outcome, RequestId, Revision, Timestamp, TxnOutco
 
 use crate::{
     EntryToApply, Options, State, Store, StoreError,
-    state::{Applied, keys},
+    state::{Applied, apply::EXPIRY_EVERY, keys},
     testkit::{G0, G1, IDENTITY, apply, commit, keyspace, log_id, some_history, with_request},
 };
 
@@ -141,13 +141,29 @@ fn expired_request_ids_are_forgotten_and_removed() {
     assert_eq!(state.outcome(G0, &keyspace("a"), &request).unwrap(), None);
     let sixth = TxnOutcome { succeeded: true, revision: Revision::new(6) };
     assert_eq!(state.outcome(G0, &keyspace("a"), &RequestId::new([5; 16])).unwrap(), Some(sixth));
-    assert_eq!(count(), 2 * (10 + 1 - 2), "each commit adds one and removes two");
-    late(101, 4);
-    late(102, 5);
-    assert_eq!(count(), 2 * (5 + 3), "five of the old ones still count");
-    late(103, 6);
-    assert_eq!(count(), 2 * (5 + 4));
+    assert_eq!(count(), 2 * (10 + 1), "nobody has looked yet");
+    for n in 1..EXPIRY_EVERY as u64 {
+        late(100 + n, 3 + n);
+    }
+    assert_eq!(count(), 2 * (5 + EXPIRY_EVERY), "five of the old ones still count");
     assert_eq!(state.outcome(G0, &keyspace("a"), &RequestId::new([5; 16])).unwrap(), Some(sixth));
+}
+
+/// Each commit may remove two.
+#[test]
+fn many_expired_request_ids_go_a_few_at_a_time() {
+    let store = store();
+    let state = store.state();
+    let (before, after) = (5 * EXPIRY_EVERY as u64, 3 * EXPIRY_EVERY as u64);
+    let later = Timestamp::from_micros(10_000 + i64::try_from(REQUEST_RETENTION.as_micros()).unwrap());
+    for n in 0..before + after {
+        let put = with_request(commit("a", n, &[(b"x", Some(b"y"))]), u8::try_from(n % 256).unwrap());
+        let at = if n < before { put.at } else { later };
+        apply(state, G0, n + 1, vec![kv_core::Commit { at, ..put }]);
+        let looked = (n + 1).saturating_sub(before) / EXPIRY_EVERY as u64;
+        let removed = (looked * 2 * EXPIRY_EVERY as u64).min(before);
+        assert_eq!(remembered(state) as u64, 2 * (n + 1 - removed), "after {n}");
+    }
 }
 
 /// Records of remembered request ids: two for each, its outcome and when it goes.
@@ -173,21 +189,24 @@ fn an_id_remembered_anew_stays() {
         let put = with_request(commit("a", base, &[(b"x", Some(b"y"))]), request);
         kv_core::Commit { at: later, ..put }
     };
-    // Nine was used in the history too; its first use is removed by the last of these.
-    for (index, request) in [(100, 9), (101, 101), (102, 102), (103, 103), (104, 104)] {
-        assert_eq!(apply(state, G0, index, vec![put(index - 90, request)]).outcomes, [applied(index - 89)]);
+    // Nine was used in the history too; its first use is removed by one of these.
+    for n in 0..EXPIRY_EVERY as u64 {
+        let request = if n == 0 { 9 } else { 100 + u8::try_from(n).unwrap() };
+        assert_eq!(apply(state, G0, 100 + n, vec![put(10 + n, request)]).outcomes, [applied(11 + n)]);
     }
-    assert_eq!(remembered(state), 2 * 5);
-    let again = apply(state, G0, 105, vec![put(15, 9)]);
+    assert_eq!(remembered(state), 2 * EXPIRY_EVERY);
+    let again = apply(state, G0, 200, vec![put(50, 9)]);
     let first = TxnOutcome { succeeded: true, revision: Revision::new(11) };
     assert_eq!(again.outcomes, [Outcome::Repeated(first)]);
 
     // A keyspace whose time is far behind the group's: its id counts for nothing, and is removed like the others.
     let behind = with_request(commit("b", 3, &[(b"x", Some(b"y"))]), 200);
-    apply(state, G0, 106, vec![behind]);
-    assert_eq!(remembered(state), 2 * 6);
-    apply(state, G0, 107, vec![commit("b", 4, &[(b"x", Some(b"z"))])]);
-    assert_eq!(remembered(state), 2 * 5);
+    apply(state, G0, 201, vec![behind]);
+    assert_eq!(remembered(state), 2 * (EXPIRY_EVERY + 1));
+    for n in 0..EXPIRY_EVERY as u64 {
+        apply(state, G0, 202 + n, vec![commit("b", 4 + n, &[(b"x", Some(b"z"))])]);
+    }
+    assert_eq!(remembered(state), 2 * EXPIRY_EVERY);
 }
 
 /// A commit that names a key twice is the leader's mistake. It is applied, the last value stays, and verifying tells.
