@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{encoded::Encoded, presence::Heard};
+use super::{encoded::Encoded, pace::Pace, presence::Heard};
 use crate::{
     forward::{HostProgress, Question},
     view::Outcome,
@@ -99,7 +99,12 @@ impl Stream {
     pub(super) fn mark(&self, mark: impl FnOnce(&mut Marks)) {
         {
             let mut marks = self.marks.lock();
+            let woken = marks.since.is_some();
             mark(&mut marks);
+            if woken {
+                // Whoever made the first mark has seen to it.
+                return;
+            }
             marks.since.get_or_insert_with(Instant::now);
         }
         self.wake.notify_one();
@@ -165,7 +170,7 @@ impl Stream {
 #[derive(Default)]
 struct Streams {
     by_host: HashMap<HostId, Arc<Stream>>,
-    /// Registered hosts that had a stream here, and when it ended.
+    /// Registered hosts that had a stream here, or came and were sent away, and when that was.
     gone: HashMap<HostId, Instant>,
     /// Which hosts have a network in scope, and for which of them it is local.
     by_network: HashMap<NetworkId, BTreeMap<HostId, bool>>,
@@ -180,6 +185,7 @@ pub(crate) struct Hub {
     waiting: AtomicUsize,
     pub(super) encoded: Encoded,
     pub(super) frame_bytes: usize,
+    pub(super) pace: Pace,
     /// Frames sent since the start.
     pub(crate) frames: AtomicU64,
     /// From a change's being applied here to a host's reporting it programmed, in microseconds.
@@ -225,6 +231,7 @@ impl Hub {
             waiting: AtomicUsize::new(0),
             encoded: Encoded::default(),
             frame_bytes,
+            pace: Pace::default(),
             frames: AtomicU64::new(0),
             programmed: Histogram::of_micros(),
             began: Instant::now(),
@@ -392,12 +399,22 @@ impl Hub {
     /// What this node hears and heard of hosts.
     pub(crate) fn heard(&self) -> Heard {
         let now = Instant::now();
-        let streams = self.streams.lock();
-        let gone = streams.gone.iter().map(|(host, at)| (*host, now.saturating_duration_since(*at)));
+        let (here, gone): (Vec<_>, Vec<_>) = {
+            let streams = self.streams.lock();
+            (streams.by_host.values().cloned().collect(), streams.gone.iter().map(|(id, at)| (*id, *at)).collect())
+        };
         Heard {
-            here: streams.by_host.iter().map(|(host, stream)| (*host, stream.behind(now))).collect(),
-            gone: gone.collect(),
+            here: here.iter().map(|stream| (stream.host, stream.behind(now))).collect(),
+            gone: gone.into_iter().map(|(host, at)| (host, now.saturating_duration_since(at))).collect(),
             listening: now.saturating_duration_since(self.began),
+        }
+    }
+
+    /// A host that was sent away is there all the same.
+    pub(super) fn sent_away(&self, host: HostId) {
+        let mut streams = self.streams.lock();
+        if !streams.by_host.contains_key(&host) {
+            streams.gone.insert(host, Instant::now());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  view ──touched──► hub: which streams does it concern? ──mark──► stream
-//!                                                                    │ when it can write
+//!                                                                    │ when it can write, at its pace
 //!  view ◄──snapshots, what changed since its cursors──────────────── frame ──► host
 //!                                                                              │
 //!  hub ◄──────────────────────────────── ack ──────────────────────────────────┘
@@ -16,6 +16,7 @@ mod body;
 mod encoded;
 mod frame;
 mod hub;
+mod pace;
 pub(crate) mod presence;
 mod stream;
 #[cfg(test)]

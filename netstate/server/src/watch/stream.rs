@@ -31,6 +31,9 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// Networks and connections that a hello may name.
 const HAVE_MAX: usize = 1_000_000;
 
+/// Timers are late by up to so much.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+
 /// What goes out. Each frame is made when the transport has room for it: while it is busy, marks gather and the frame grows.
 pub(crate) type Frames = Pin<Box<dyn futures::Stream<Item = Result<pb::ScopeFrame, Status>> + Send>>;
 
@@ -68,9 +71,13 @@ pub(crate) async fn serve(
         }
     };
     if tokio::time::timeout(HELLO_PATIENCE, caught_up).await.is_err() {
+        hub.sent_away(host);
         return Err(Status::unavailable("this node has not got as far as what the host has seen; try another one"));
     }
-    let stream = hub.enter(host).map_err(too_many)?;
+    let stream = hub.enter(host).map_err(|after| {
+        hub.sent_away(host);
+        too_many(after)
+    })?;
     Ok(Serving::new(hub, view, stream, held, reports, stop).frames().boxed())
 }
 
@@ -130,6 +137,10 @@ pub(super) struct Serving<R> {
     arriving: Arriving,
     /// Others wait for it to be given its scope.
     turn: Option<Turn>,
+    /// There is something to be told …
+    marked: bool,
+    /// … and not to be told before.
+    not_before: Instant,
     reports: R,
     stop: CancellationToken,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -151,7 +162,20 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
         stop: CancellationToken,
     ) -> Self {
         let stopped = Box::pin(stop.clone().cancelled_owned());
-        Serving { hub, view, stream, held, arriving: Arriving::Begins, turn: None, reports, stop, stopped }
+        let (marked, not_before) = (false, Instant::now());
+        Serving {
+            hub,
+            view,
+            stream,
+            held,
+            arriving: Arriving::Begins,
+            turn: None,
+            marked,
+            not_before,
+            reports,
+            stop,
+            stopped,
+        }
     }
 
     /// Frames until the host goes or is sent away.
@@ -172,6 +196,7 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
             // Transports take what hosts have not: it has what it has acknowledged.
             Arriving::Complete => {}
         }
+        let asked = Instant::now();
         loop {
             tokio::select! {
                 // There are no more acks than frames, so they hold nothing up.
@@ -187,14 +212,15 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
                     // Whoever sends a second one is not what we serve.
                     Report::Hello(_) => return None,
                 },
-                () = self.stream.wake.notified() => {
+                () = due(&self.stream, &mut self.marked, self.not_before) => {
+                    self.marked = false;
                     if self.stop.is_cancelled() {
                         return Some(Err(stopping()));
                     }
                     if self.stream.ended.load(Ordering::Relaxed) {
                         return Some(Err(Status::aborted("the host has opened another stream, or was removed")));
                     }
-                    if let Some(frame) = self.advance() {
+                    if let Some(frame) = self.advance(asked) {
                         return Some(Ok(frame));
                     }
                 }
@@ -203,13 +229,34 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
         }
     }
 
-    fn advance(&mut self) -> Option<pb::ScopeFrame> {
+    /// The next frame, for a transport that has asked for one.
+    fn advance(&mut self, asked: Instant) -> Option<pb::ScopeFrame> {
         // Marks first, then what they stand for: what is marked meanwhile is looked at again.
         let marks = self.stream.take_marks();
+        let now = Instant::now();
+        let could = marks.since.map(|since| since.max(self.not_before));
+        if let Some(could) = could.filter(|could| asked <= *could && self.arriving == Arriving::Complete) {
+            self.hub.pace.was_late(now.saturating_duration_since(could + TIMER_STEP));
+        }
         let frame = advance(&self.hub, &self.view, &self.stream, &mut self.held, marks, &mut self.arriving);
+        // A full frame gains nothing by waiting.
+        if frame.is_some() && !self.held.left {
+            self.not_before = now + self.hub.pace.apart();
+        }
         self.stream.made();
         self.hub.frames.fetch_add(u64::from(frame.is_some()), Ordering::Relaxed);
         frame
+    }
+}
+
+/// Waits until there is something to be told and it is time to. Can be begun again.
+async fn due(stream: &Stream, marked: &mut bool, not_before: Instant) {
+    if !*marked {
+        stream.wake.notified().await;
+        *marked = true;
+    }
+    if Instant::now() < not_before {
+        tokio::time::sleep_until(not_before).await;
     }
 }
 

@@ -17,6 +17,7 @@ use netstate_model::{
 use netstate_proto::v1 as pb;
 use proptest::prelude::*;
 use prost::Message;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -472,6 +473,68 @@ async fn a_turn_ends_when_the_host_says_that_it_has_all() {
     assert!(futures::poll!(first.next()).is_pending());
     let next = tokio::time::timeout(Duration::from_secs(20), second.next()).await.expect("its turn");
     assert!(next.unwrap().unwrap().complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_lasts_while_the_host_goes_on_and_not_for_ever() {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    const STEP: Duration = Duration::from_millis(80);
+    let hub = Arc::new(Hub::new(1, 1, PATIENCE));
+    let next = || {
+        let hub = hub.clone();
+        tokio::spawn(async move { (hub.turn().await, Instant::now()) })
+    };
+    let first = hub.turn().await;
+    let second = next();
+    for _ in 0..10 {
+        tokio::time::sleep(STEP).await;
+        assert!(!second.is_finished(), "the first has gone on");
+        first.goes_on();
+    }
+    let silent = Instant::now();
+    let (second, taken) = second.await.unwrap();
+    assert!((PATIENCE..PATIENCE + STEP).contains(&(taken - silent)), "{:?}", taken - silent);
+    let third = next();
+    while !third.is_finished() {
+        tokio::time::sleep(STEP).await;
+        second.goes_on();
+    }
+    let (_third, third_taken) = third.await.unwrap();
+    let most = Duration::from_secs(2);
+    assert!((most..most + STEP).contains(&(third_taken - taken)), "{:?}", third_taken - taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_of_a_late_node_are_apart_and_none_is_lost() {
+    let mut world = World::new(64 * 1024);
+    attach_everywhere(&mut world);
+    let (reports, heard) = tokio::sync::mpsc::channel(1);
+    let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
+    let (hub, view, stream) = (world.hub.clone(), world.view.clone(), world.hub.enter(HostId::new(1)).unwrap());
+    let mut frames =
+        Box::pin(Serving::new(hub, view, stream, Held::default(), heard, CancellationToken::new()).frames());
+    let mut next = async || frames.next().await.unwrap().unwrap();
+    assert!(next().await.complete);
+    (0..1000).for_each(|_| world.hub.pace.was_late(Duration::from_secs(1)));
+    let apart = world.hub.pace.apart();
+    let mut attach = |at| {
+        perform(&mut world, &mut [], at, &Step::Attach { network: 1, host: 1, count: 1, blue: false });
+    };
+    let began = Instant::now();
+    attach(1001);
+    let first = next().await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "nothing was sent before");
+    attach(1002);
+    // It is heard while the second frame waits for its time, and so is another change.
+    let ack = pb::host_report::Ack { frame: first.frame, problem: String::new() };
+    let more = async {
+        reports.send(Ok(pb::HostReport { report: Some(pb::host_report::Report::Ack(ack)) })).await.unwrap();
+        tokio::time::sleep(apart / 2).await;
+        attach(1003);
+    };
+    let (second, ()) = tokio::join!(next(), more);
+    assert!((apart..apart * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(second.locals[0].endpoints.len(), 2);
 }
 
 proptest! {
