@@ -307,7 +307,7 @@ impl<'a, S: System> Fleet<'a, S> {
         Ok(Return { arrival: arrival?, meanwhile: meanwhile?, before, after: self.changes.processes.used()? })
     }
 
-    /// Some come with nothing and read slowly; the others are told of changes as before.
+    /// Some come with nothing and read slowly; once they do, the others are told of changes as before.
     async fn read_slowly(&self) -> Result<Slow, Failure> {
         time::sleep(SETTLE).await;
         let fast = |host| !is_slow(host);
@@ -316,6 +316,7 @@ impl<'a, S: System> Fleet<'a, S> {
         self.changes.processes.forget_peaks();
         let before = self.changes.processes.used()?;
         self.slow.send_replace(Order::Crawl(SLOW_PACE));
+        time::sleep(SETTLE).await;
         let beside = self.changes.run(Pace::Rate(STORM_RATE), fast, stop()).await?;
         let after = self.changes.processes.used()?;
         self.slow.send_replace(Order::Stay);
