@@ -99,6 +99,7 @@ pub(crate) fn host(host: &pb::Host) -> Value {
         "connected": host.connected,
         "silent_micros": host.silent_micros,
         "behind_micros": host.behind_micros,
+        "lost_since": (host.lost_since != 0).then(|| time(host.lost_since)),
     })
 }
 

@@ -97,6 +97,8 @@ changes! {
     HostsClient::register_host(RegisterHostRequest) -> RegisterHostResponse as register_host;
     /// Removes a host that has no endpoints.
     HostsClient::delete_host(DeleteHostRequest) -> DeleteHostResponse as delete_host;
+    /// Says what becomes of the endpoints of hosts that no server hears any more.
+    HostsClient::set_host_policy(SetHostPolicyRequest) -> SetHostPolicyResponse as set_host_policy;
 }
 
 questions! {

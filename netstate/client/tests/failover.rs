@@ -71,6 +71,13 @@ impl Hosts for Host {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn set_host_policy(
+        &self,
+        _: Request<pb::SetHostPolicyRequest>,
+    ) -> Result<Response<pb::SetHostPolicyResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
         if matches!(*self.manner.lock().unwrap(), Manner::IsFull) {
             *self.manner.lock().unwrap() = Manner::Answers;

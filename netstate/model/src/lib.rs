@@ -31,8 +31,8 @@ mod time;
 
 pub use context::Context;
 pub use directory::{
-    Connection, Counters, Directory, DirectoryChange, DirectoryCommand, Host, Network, Ports, PortsError, Protocol,
-    Side,
+    Connection, Counters, Directory, DirectoryChange, DirectoryCommand, Host, HostPolicy, LostHost, Network, Ports,
+    PortsError, Protocol, Side,
 };
 pub use id::{ConnectionId, EndpointId, HostId, IdError, NetworkId};
 pub use labels::{Labels, LabelsError};

@@ -42,6 +42,13 @@ pub const PORT_RANGES_MAX: usize = 64;
 /// Seconds that a temporary connection may last: ten years. Longer is meant to be without an end.
 pub const LIFETIME_SECONDS_MAX: u64 = 10 * 365 * 24 * 3600;
 
+/// Seconds that a host has to be silent, at least, before its endpoints may be detached. When a server's machine dies, agents
+/// notice within fifteen seconds and are at another one within three.
+pub const DETACH_AFTER_SECONDS_MIN: u64 = 30;
+
+/// Seconds that a host may be silent, at most, before its endpoints are detached: a year. Longer is meant to be never.
+pub const DETACH_AFTER_SECONDS_MAX: u64 = 365 * 24 * 3600;
+
 /// Endpoints attached by one command: one commit has to carry them all.
 pub const ATTACH_MAX: usize = 10_000;
 

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     ConnectionId, EndpointId, Family, HostId, LabelsError, MacError, Name, NameError, NetnsError, NetworkId,
-    PortsError, SelectorError, TextError, limits, text::Quoted,
+    PortsError, SelectorError, TextError, Timestamp, limits, text::Quoted,
 };
 
 /// What kind of refusal it is: what the caller may do about it.
@@ -316,6 +316,32 @@ pub enum Refusal {
         /// The connection.
         id: ConnectionId,
     },
+    /// A host may not be given up so soon or so late.
+    #[error(
+        "endpoints of a host silent for {seconds} s can't be detached; choose {} s to {} s, or have them stay",
+        limits::DETACH_AFTER_SECONDS_MIN,
+        limits::DETACH_AFTER_SECONDS_MAX
+    )]
+    DetachAfter {
+        /// The time asked for, in seconds.
+        seconds: u64,
+    },
+    /// The policy keeps the endpoints of a host.
+    #[error("host {name}, silent for {seconds} s, keeps its endpoints; `netstate host policy` says until when")]
+    HostKept {
+        /// The host.
+        name: Name,
+        /// For how long no server has heard it, in seconds.
+        seconds: u64,
+    },
+    /// Endpoints are to be attached on a host that was given up.
+    #[error("host {name} was silent and given up at {since}; it may have endpoints again when its agent is back")]
+    HostLost {
+        /// The host.
+        name: Name,
+        /// When it was given up.
+        since: Timestamp,
+    },
     /// Endpoints are attached on the host.
     #[error("host {name} has endpoints ({count}); detach them first")]
     HostInUse {
@@ -369,9 +395,11 @@ impl Refusal {
             PoolsOverlap { .. } | BlockLen { .. } | BlockLenWithoutPool { .. } | SameNetwork { .. } => {
                 RefusalKind::Invalid
             }
-            PortsWithoutProtocol { .. } | TooManyPorts { .. } | Lifetime { .. } | Underlay { .. } => {
-                RefusalKind::Invalid
-            }
+            PortsWithoutProtocol { .. }
+            | TooManyPorts { .. }
+            | Lifetime { .. }
+            | Underlay { .. }
+            | DetachAfter { .. } => RefusalKind::Invalid,
             EmptyBatch { .. } | BatchTooLarge { .. } | TwiceInBatch { .. } | TwoAddresses { .. } => {
                 RefusalKind::Invalid
             }
@@ -382,9 +410,8 @@ impl Refusal {
             PoolTaken { .. } | NetworkNameTaken { .. } | EndpointNameTaken { .. } => RefusalKind::AlreadyExists,
             AddressTaken { .. } | Connected { .. } | UnderlayTaken { .. } => RefusalKind::AlreadyExists,
             NetworkConnected { .. } | NetworkInUse { .. } | NetworkRetiring { .. } => RefusalKind::Precondition,
-            NetworkNotRetiring { .. } | OtherConfig { .. } | NotExpired { .. } | HostInUse { .. } => {
-                RefusalKind::Precondition
-            }
+            NetworkNotRetiring { .. } | OtherConfig { .. } | NotExpired { .. } => RefusalKind::Precondition,
+            HostInUse { .. } | HostKept { .. } | HostLost { .. } => RefusalKind::Precondition,
             PoolExhausted { .. } | Full { .. } | NumbersUsed { .. } => RefusalKind::Exhausted,
             NotInstalled => RefusalKind::NotReady,
         }

@@ -60,7 +60,8 @@ fn command() -> impl Strategy<Value = DirectoryCommand> {
         underlay,
         labels: Labels::NONE,
     });
-    let host = (1..8_u32).prop_map(HostId::new);
+    let host = || (1..8_u32).prop_map(HostId::new);
+    let seconds = || (20..60_u64).prop_map(Duration::from_secs);
     prop_oneof![
         4 => create,
         2 => network().prop_map(|network| DirectoryCommand::RetireNetwork { network }),
@@ -70,7 +71,10 @@ fn command() -> impl Strategy<Value = DirectoryCommand> {
         2 => connection().prop_map(|connection| DirectoryCommand::Disconnect { connection }),
         2 => connection().prop_map(|connection| DirectoryCommand::Expire { connection }),
         3 => register,
-        1 => (host, 0..2_u64).prop_map(|(host, endpoints)| DirectoryCommand::RemoveHost { host, endpoints }),
+        1 => (host(), 0..2_u64).prop_map(|(host, endpoints)| DirectoryCommand::RemoveHost { host, endpoints }),
+        1 => prop::option::of(seconds()).prop_map(|detach_after| DirectoryCommand::SetHostPolicy { detach_after }),
+        2 => (host(), seconds()).prop_map(|(host, silent)| DirectoryCommand::LoseHost { host, silent }),
+        1 => (host(), 0..2_u64).prop_map(|(host, endpoints)| DirectoryCommand::FindHost { host, endpoints }),
     ]
 }
 

@@ -47,6 +47,8 @@ fn directory_changes() -> Vec<DirectoryChange> {
             created_at: at,
             expires_at: Some(Timestamp::from_micros(at.micros() + 1)),
         }),
+        DirectoryChange::HostLost(LostHost { host: HostId::new(3), since: at }),
+        DirectoryChange::HostPolicy(HostPolicy { detach_after_seconds: Some(600) }),
     ]
 }
 
@@ -115,6 +117,7 @@ fn removals_have_the_same_keys() {
         DirectoryChange::NetworkGone(NetworkId::new(2)),
         DirectoryChange::HostGone(HostId::new(3)),
         DirectoryChange::ConnectionGone(ConnectionId::new(12)),
+        DirectoryChange::HostFound(HostId::new(3)),
     ];
     for (gone, there) in directory.iter().zip(&directory_changes()[1..]) {
         let (key, value) = gone.to_record();

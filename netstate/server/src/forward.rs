@@ -3,18 +3,24 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kv_core::{Change, Fold, GroupId, NodeId, Revision};
-use kv_node::{CallHandler, Node};
+use kv_node::{CallHandler, Node, ReadError};
 use netstate_model::{ConnectionId, HostId, NetworkId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use crate::{
     execute::{Asked, Changes, Done, ExecuteError, Executor, records},
     keyspaces::Home,
     services::status,
     view::{View, directory_changes, network_changes},
-    watch::Hub,
+    watch::{Hub, presence::Heard},
 };
+
+/// How long another node may take to answer a question about itself.
+pub(crate) const ASK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A call to another node.
 #[derive(Serialize, Deserialize)]
@@ -74,6 +80,36 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
 /// A call or an answer from bytes.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     postcard::from_bytes(bytes).map_err(|error| format!("malformed: {error}"))
+}
+
+/// Puts the same question to every node. Nodes that don't answer are given with the reason.
+pub(crate) async fn ask_all(node: &Node, call: &Call, patience: Duration) -> Vec<(NodeId, Result<Bytes, String>)> {
+    let call = encode(call);
+    let members = node.members();
+    let asking = members.iter().map(|member| {
+        let call = call.clone();
+        async move {
+            let answer = node.call(member.id, call, patience).await;
+            (member.id, answer.map_err(|error| error.to_string()))
+        }
+    });
+    futures::future::join_all(asking).await
+}
+
+/// Returns when this node has everything acknowledged so far, of all groups.
+pub(crate) async fn catch_up(node: &Node) -> Result<(), ReadError> {
+    let groups = (0..node.groups()).map(|group| node.read_barrier(GroupId::new(group)));
+    futures::future::try_join_all(groups).await.map(drop)
+}
+
+/// What all nodes hear of hosts. One that can't be asked may hear any of them: until its link has been down for some time,
+/// nobody has been silent for longer.
+pub(crate) async fn heard(node: &Node) -> Vec<Heard> {
+    let answers = ask_all(node, &Call::Heard, ASK_PATIENCE).await.into_iter();
+    let heard = |(id, answer): (NodeId, Result<Bytes, String>)| {
+        answer.and_then(|bytes| decode(&bytes)).unwrap_or_else(|_| Heard::since(node.down_for(id)))
+    };
+    answers.map(heard).collect()
 }
 
 fn encode_done(done: Result<Done, ExecuteError>) -> Bytes {

@@ -17,6 +17,7 @@ mod forward;
 mod gather;
 mod http;
 mod keyspaces;
+mod lost;
 mod metrics;
 mod port;
 mod reconcile;

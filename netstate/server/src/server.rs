@@ -16,7 +16,7 @@ use tonic::service::Routes;
 use crate::{
     execute::Executor,
     forward::{Answers, Parts},
-    http,
+    http, lost,
     metrics::Counts,
     port::{Adopt, Port},
     reconcile,
@@ -120,6 +120,7 @@ impl Server {
         });
         let stop = CancellationToken::new();
         tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
+        tokio::spawn(lost::run(node.clone(), view.clone(), executor.clone(), stop.clone()));
         let client_url = Some(advertised(client, &node));
         let etcd = kv_etcd::Config { client_url, ..config.etcd };
         let etcd = kv_etcd::Services::new(node.clone(), etcd, stop.clone());

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use kv_core::{RequestId, Revision};
 use netstate_model::{
-    Attach, Connection, Directory, Endpoint, Host, Labels, Name, NetnsName, Network, Ports, Protocol, Refusal,
-    Selector, Side,
+    Attach, Connection, Directory, Endpoint, Host, HostPolicy, Labels, Name, NetnsName, Network, Ports, Protocol,
+    Refusal, Selector, Side,
 };
 use netstate_proto::v1 as pb;
 use tonic::{Code, Status};
@@ -113,7 +113,7 @@ pub(crate) fn attach(item: pb::AttachItem, directory: &Directory) -> Result<Atta
         |text: &String| text.parse().map_err(|_| invalid(&what(), format!("{} is no IP address", quoted(text))));
     Ok(Attach {
         name: name("endpoint's name", &item.name)?,
-        host: directory.resolve_host(&item.host).map_err(|refusal| refused(&refusal))?.id,
+        host: directory.resolve_host_for_endpoints(&item.host).map_err(|refusal| refused(&refusal))?.id,
         addresses: item.addresses.iter().map(address).collect::<Result<_, _>>()?,
         mac: match item.mac.as_str() {
             "" => None,
@@ -253,7 +253,12 @@ pub(crate) fn connection_to_proto(connection: &Connection, directory: &Directory
 }
 
 /// A host; without its presence where nobody asked for it.
-pub(crate) fn host_to_proto(host: &Host, endpoints: u64, presence: Option<Presence>) -> pb::Host {
+pub(crate) fn host_to_proto(
+    directory: &Directory,
+    host: &Host,
+    endpoints: u64,
+    presence: Option<Presence>,
+) -> pb::Host {
     let (silent_micros, behind_micros) = presence.map(Presence::to_proto).unwrap_or_default();
     pb::Host {
         id: host.id.to_string(),
@@ -265,6 +270,20 @@ pub(crate) fn host_to_proto(host: &Host, endpoints: u64, presence: Option<Presen
         connected: matches!(presence, Some(Presence::Up(_))),
         silent_micros,
         behind_micros,
+        lost_since: directory.lost_host(host.id).map_or(0, |lost| lost.since.micros()),
+    }
+}
+
+pub(crate) fn host_policy_to_proto(policy: HostPolicy) -> pb::HostPolicy {
+    let seconds = policy.detach_after_seconds.unwrap_or_default();
+    pb::HostPolicy { detach_after_seconds: seconds.try_into().unwrap_or(i64::MAX) }
+}
+
+pub(crate) fn host_policy(policy: &pb::HostPolicy) -> Result<Option<Duration>, Status> {
+    match u64::try_from(policy.detach_after_seconds) {
+        Ok(0) => Ok(None),
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Err(_) => Err(Status::invalid_argument("detach_after_seconds is negative; 0 has endpoints stay")),
     }
 }
 

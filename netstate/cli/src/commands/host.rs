@@ -15,13 +15,14 @@ use crate::{
     values::{self, Label, Span},
 };
 
-/// Register, list, show and remove hosts
+/// Register, list, show and remove hosts, and say what becomes of lost ones
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Register(Register),
     Ls(Ls),
     Show(Show),
     Rm(Rm),
+    Policy(Policy),
 }
 
 /// Register a host, or change its registration; an agent does this by itself
@@ -81,12 +82,35 @@ pub(crate) struct Rm {
     reason: String,
 }
 
+/// Say what becomes of the endpoints of hosts that no server hears any more, or show it
+///
+/// They stay, unless it is said after how long they are detached. A host that is given up gets no endpoints until its agent is
+/// back. While more than half of the hosts are silent, none is given up: then it is the network. Hosts without endpoints don't count,
+/// unless they are given up.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("change"), after_help = "Examples:
+  netstate host policy
+  netstate host policy --detach-after 10m --reason \"a rack takes five minutes to come back\"
+  netstate host policy --keep")]
+pub(crate) struct Policy {
+    /// Detach them when the host has been silent for so long, in whole seconds, 30s at least
+    #[arg(long, value_name = "SPAN", group = "change")]
+    detach_after: Option<Span>,
+    /// Have them stay
+    #[arg(long, group = "change")]
+    keep: bool,
+    /// Why, for the audit trail
+    #[arg(long, default_value = "", requires = "change")]
+    reason: String,
+}
+
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Register(args) => register(args, session).await,
         Command::Ls(args) => list(&args, session).await,
         Command::Show(args) => show(&args, session).await,
         Command::Rm(args) => remove(args, session).await,
+        Command::Policy(args) => policy(&args, session).await,
     }
 }
 
@@ -107,6 +131,8 @@ async fn register(args: Register, session: &Session) -> Result<(), Failure> {
 /// How a host is, in a word, and for how long where that matters.
 fn state(host: &pb::Host, lost_after: Duration) -> String {
     match (host.connected, human::micros(host.silent_micros), human::micros(host.behind_micros)) {
+        (true, ..) if host.lost_since != 0 => "given up, up again".to_owned(),
+        (false, silent, _) if host.lost_since != 0 => format!("given up, silent {}", human::span(silent)),
         (true, _, Duration::ZERO) => "up".to_owned(),
         (true, _, behind) => format!("up, behind {}", human::span(behind)),
         (false, silent, _) if silent < lost_after => format!("silent {}", human::span(silent)),
@@ -116,7 +142,7 @@ fn state(host: &pb::Host, lost_after: Duration) -> String {
 
 async fn list(args: &Ls, session: &Session) -> Result<(), Failure> {
     let mut found = session.client.list_hosts(pb::ListHostsRequest {}).await?;
-    found.hosts.retain(|host| !args.behind || !host.connected || host.behind_micros > 0);
+    found.hosts.retain(|host| !args.behind || !host.connected || host.behind_micros > 0 || host.lost_since != 0);
     found.hosts.sort_by(|a, b| a.name.cmp(&b.name));
     session.console.answer(
         || {
@@ -173,6 +199,32 @@ async fn remove(args: Rm, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn policy(args: &Policy, session: &Session) -> Result<(), Failure> {
+    let (seconds, position) = if args.keep || args.detach_after.is_some() {
+        let seconds = args.detach_after.map_or(0, |after| after.get().as_secs().max(1));
+        let policy = Some(pb::HostPolicy { detach_after_seconds: i64::try_from(seconds).unwrap_or(i64::MAX) });
+        let request = pb::SetHostPolicyRequest { origin: session.origin(&args.reason), policy };
+        (seconds, session.client.set_host_policy(request).await?.position)
+    } else {
+        let found = session.client.list_hosts(pb::ListHostsRequest {}).await?;
+        let seconds = found.policy.unwrap_or_default().detach_after_seconds;
+        (u64::try_from(seconds).unwrap_or_default(), found.position)
+    };
+    session.console.answer(
+        || {
+            let after = (seconds > 0).then_some(seconds);
+            with_position(json!({ "detach_after_seconds": after }), position.as_ref())
+        },
+        || match seconds {
+            0 => "endpoints of silent hosts stay".to_owned(),
+            _ => {
+                let after = human::span(Duration::from_secs(seconds));
+                format!("endpoints of a host that is silent for {after} are detached")
+            }
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,5 +239,9 @@ mod tests {
         assert_eq!(host(true, 0, 1_200_000), "up, behind 1s");
         assert_eq!(host(false, 5_000_000, 0), "silent 5s");
         assert_eq!(host(false, 3_600_000_000, 0), "lost 1h");
+        let given_up = pb::Host { silent_micros: 700_000_000, lost_since: 1, ..pb::Host::default() };
+        assert_eq!(state(&given_up, Duration::from_secs(60)), "given up, silent 11m 40s");
+        let back = pb::Host { connected: true, silent_micros: 0, ..given_up };
+        assert_eq!(state(&back, Duration::from_secs(60)), "given up, up again");
     }
 }

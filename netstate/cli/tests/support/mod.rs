@@ -11,7 +11,7 @@ use std::{
 };
 
 use etcd_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, kv_client::KvClient};
-use netstate_client::{Client, Options};
+use netstate_client::{Client, Options, WatchEvent};
 use netstate_proto::v1 as pb;
 use tonic::transport::{Channel, Endpoint};
 
@@ -235,6 +235,19 @@ pub(crate) async fn register_host(client: &Client, name: &str, underlay: &str) {
         ..pb::RegisterHostRequest::default()
     };
     client.register_host(request).await.unwrap();
+}
+
+/// A host that takes and acknowledges whatever it is sent, and forgets it.
+pub(crate) fn live(client: &Client, host: &str) -> tokio::task::JoinHandle<()> {
+    let hello = pb::host_report::Hello { host: host.into(), ..pb::host_report::Hello::default() };
+    let mut watch = client.watch_host();
+    tokio::spawn(async move {
+        loop {
+            if let WatchEvent::Frame(received) = watch.next(|| hello.clone()).await {
+                watch.ack(received.stream, received.frame.frame, String::new());
+            }
+        }
+    })
 }
 
 pub(crate) fn item(network: &str, name: &str, host: &str) -> pb::AttachItem {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, Host, Network, ports::Traffic};
+use super::{Connection, Host, HostPolicy, LostHost, Network, ports::Traffic};
 use crate::{ConnectionId, HostId, NetworkId};
 
 /// One change of the directory: one record put or removed.
@@ -20,6 +20,12 @@ pub enum DirectoryChange {
     Host(Host),
     /// A host is no more.
     HostGone(HostId),
+    /// Another policy for hosts that are not heard any more.
+    HostPolicy(HostPolicy),
+    /// A host was given up.
+    HostLost(LostHost),
+    /// A host is given up no more.
+    HostFound(HostId),
     /// The next ids are other ones.
     Counters(Counters),
 }
@@ -78,6 +84,12 @@ impl DirectoryChange {
                 format!("host {} ({}): underlay {}{}", host.name, host.id, host.underlay, labels_text(&host.labels))
             }
             DirectoryChange::HostGone(id) => format!("host {id} removed"),
+            DirectoryChange::HostPolicy(policy) => match policy.detach_after_seconds {
+                Some(seconds) => format!("endpoints of hosts silent for {seconds} s are detached"),
+                None => "endpoints of silent hosts stay".to_owned(),
+            },
+            DirectoryChange::HostLost(lost) => format!("host {} given up at {}", lost.host, lost.since),
+            DirectoryChange::HostFound(id) => format!("host {id} given up no more"),
             DirectoryChange::Counters(Counters { network, connection, host }) => {
                 format!("next ids: net{network}, c{connection}, h{host}")
             }

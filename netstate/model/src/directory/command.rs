@@ -79,4 +79,24 @@ pub enum DirectoryCommand {
         /// Endpoints that the caller sees attached on it; refused unless there are none.
         endpoints: u64,
     },
+    /// Says what becomes of the endpoints of hosts that no server hears any more.
+    SetHostPolicy {
+        /// They are detached when the host has been silent for so long, in whole seconds. None: they stay.
+        detach_after: Option<Duration>,
+    },
+    /// Gives a host up. Refused unless it has been silent for as long as the policy says. Next, its endpoints are to be
+    /// detached ([`crate::NetworkCommand::Detach`]).
+    LoseHost {
+        /// The host.
+        host: HostId,
+        /// For how long no server has heard it.
+        silent: Duration,
+    },
+    /// Takes a host back that was given up and is heard again.
+    FindHost {
+        /// The host.
+        host: HostId,
+        /// Endpoints that the caller sees attached on it; refused unless there are none, since they are to be detached.
+        endpoints: u64,
+    },
 }

@@ -5,7 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::{
-    Connection, Counters, Directory, DirectoryChange, DirectoryCommand, Host, Network, Ports, Protocol, Side, pools,
+    Connection, Counters, Directory, DirectoryChange, DirectoryCommand, Host, HostPolicy, LostHost, Network, Ports,
+    Protocol, Side, pools,
 };
 use crate::{ConnectionId, Context, Family, HostId, Labels, Name, NetworkId, Refusal, Timestamp, limits, text::Quoted};
 
@@ -50,6 +51,9 @@ pub(super) fn decide(directory: &Directory, command: DirectoryCommand, context: 
             register_host(directory, context, name, underlay, labels)
         }
         DirectoryCommand::RemoveHost { host, endpoints } => remove_host(directory, host, endpoints),
+        DirectoryCommand::SetHostPolicy { detach_after } => set_host_policy(directory, detach_after),
+        DirectoryCommand::LoseHost { host, silent } => lose_host(directory, context, host, silent),
+        DirectoryCommand::FindHost { host, endpoints } => find_host(directory, host, endpoints),
     }
 }
 
@@ -168,12 +172,47 @@ fn register_host(directory: &Directory, context: &Context, name: Name, underlay:
 }
 
 fn remove_host(directory: &Directory, host: HostId, endpoints: u64) -> Decision {
-    let unknown = || Refusal::UnknownHost { wanted: Quoted::new(&host.to_string()) };
-    let host = directory.host(host).ok_or_else(unknown)?;
-    if endpoints > 0 {
-        return Err(Refusal::HostInUse { name: host.name.clone(), count: endpoints });
+    let host = known_host(directory, host)?;
+    unused(host, endpoints)?;
+    let found = directory.lost_host(host.id).map(|lost| DirectoryChange::HostFound(lost.host));
+    Ok(found.into_iter().chain([DirectoryChange::HostGone(host.id)]).collect())
+}
+
+fn set_host_policy(directory: &Directory, detach_after: Option<Duration>) -> Decision {
+    let detach_after_seconds = detach_after.map(|after| after.as_secs());
+    let allowed = limits::DETACH_AFTER_SECONDS_MIN..=limits::DETACH_AFTER_SECONDS_MAX;
+    if let Some(seconds) = detach_after_seconds.filter(|seconds| !allowed.contains(seconds)) {
+        return Err(Refusal::DetachAfter { seconds });
     }
-    Ok(vec![DirectoryChange::HostGone(host.id)])
+    let policy = HostPolicy { detach_after_seconds };
+    Ok(if policy == directory.host_policy() { Vec::new() } else { vec![DirectoryChange::HostPolicy(policy)] })
+}
+
+fn lose_host(directory: &Directory, context: &Context, host: HostId, silent: Duration) -> Decision {
+    let host = known_host(directory, host)?;
+    if directory.lost_host(host.id).is_some() {
+        return Ok(Vec::new());
+    }
+    if directory.host_policy().detach_after().is_none_or(|after| silent < after) {
+        return Err(Refusal::HostKept { name: host.name.clone(), seconds: silent.as_secs() });
+    }
+    Ok(vec![DirectoryChange::HostLost(LostHost { host: host.id, since: context.now })])
+}
+
+fn find_host(directory: &Directory, host: HostId, endpoints: u64) -> Decision {
+    let host = known_host(directory, host)?;
+    unused(host, endpoints)?;
+    let lost = directory.lost_host(host.id);
+    Ok(lost.map(|lost| DirectoryChange::HostFound(lost.host)).into_iter().collect())
+}
+
+fn known_host(directory: &Directory, id: HostId) -> Result<&Host, Refusal> {
+    directory.host(id).ok_or_else(|| Refusal::UnknownHost { wanted: Quoted::new(&id.to_string()) })
+}
+
+/// Refuses where endpoints are attached on the host.
+fn unused(host: &Host, endpoints: u64) -> Result<(), Refusal> {
+    if endpoints == 0 { Ok(()) } else { Err(Refusal::HostInUse { name: host.name.clone(), count: endpoints }) }
 }
 
 fn known(directory: &Directory, id: NetworkId) -> Result<&Network, Refusal> {

@@ -22,4 +22,4 @@ pub use command::DirectoryCommand;
 pub use connection::{Connection, Side};
 pub use ports::{Ports, PortsError, Protocol};
 pub use state::Directory;
-pub use things::{Host, Network};
+pub use things::{Host, HostPolicy, LostHost, Network};

@@ -1,6 +1,6 @@
 //! The directory's changes as keys and values.
 
-use super::{Connection, DirectoryChange, Host, Network};
+use super::{Connection, DirectoryChange, Host, HostPolicy, LostHost, Network};
 use crate::{
     ConnectionId, HostId, NetworkConfig, NetworkId, RecordError,
     record::{decode, encode, number, numbered},
@@ -11,6 +11,8 @@ const COUNTERS: u8 = 1;
 const NETWORK: u8 = 2;
 const HOST: u8 = 3;
 const CONNECTION: u8 = 4;
+const HOST_POLICY: u8 = 5;
+const LOST_HOST: u8 = 6;
 
 impl DirectoryChange {
     /// The change as one key and its value. None: the key is removed.
@@ -22,6 +24,9 @@ impl DirectoryChange {
             DirectoryChange::ConnectionGone(id) => (numbered(CONNECTION, id.get()), None),
             DirectoryChange::Host(host) => (numbered(HOST, host.id.get()), Some(encode(host))),
             DirectoryChange::HostGone(id) => (numbered(HOST, id.get()), None),
+            DirectoryChange::HostPolicy(policy) => (vec![HOST_POLICY], Some(encode(policy))),
+            DirectoryChange::HostLost(lost) => (numbered(LOST_HOST, lost.host.get()), Some(encode(lost))),
+            DirectoryChange::HostFound(id) => (numbered(LOST_HOST, id.get()), None),
             DirectoryChange::Counters(counters) => (vec![COUNTERS], Some(encode(counters))),
         }
     }
@@ -34,6 +39,8 @@ impl DirectoryChange {
             (Some(&NETWORK), value) => network(NetworkId::new(number(key)?), value),
             (Some(&HOST), value) => host(HostId::new(number(key)?), value),
             (Some(&CONNECTION), value) => connection(ConnectionId::new(number(key)?), value),
+            (Some(&HOST_POLICY), value) if key.len() == 1 => host_policy(value),
+            (Some(&LOST_HOST), value) => lost_host(HostId::new(number(key)?), value),
             _ => Err(RecordError::key(key)),
         }
     }
@@ -56,6 +63,23 @@ fn host(id: HostId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError
     let Some(value) = value else { return Ok(DirectoryChange::HostGone(id)) };
     let host: Host = decode(what, value)?;
     if host.id == id { Ok(DirectoryChange::Host(host)) } else { Err(RecordError::Contradiction { what, source: None }) }
+}
+
+fn host_policy(value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
+    let what = "the policy for hosts";
+    let policy: HostPolicy = decode(what, value.ok_or(RecordError::NeverRemoved { what })?)?;
+    Ok(DirectoryChange::HostPolicy(policy))
+}
+
+fn lost_host(id: HostId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
+    let what = "a lost host";
+    let Some(value) = value else { return Ok(DirectoryChange::HostFound(id)) };
+    let lost: LostHost = decode(what, value)?;
+    if lost.host == id {
+        Ok(DirectoryChange::HostLost(lost))
+    } else {
+        Err(RecordError::Contradiction { what, source: None })
+    }
 }
 
 fn connection(id: ConnectionId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
-use super::{Connection, Counters, DirectoryChange, DirectoryCommand, Host, Network};
+use super::{Connection, Counters, DirectoryChange, DirectoryCommand, Host, HostPolicy, LostHost, Network};
 use crate::{ConnectionId, Context, HostId, Name, NetworkId, Refusal, text::Quoted};
 
 /// All networks, connections and hosts. Cloning takes constant time; the clones share what they have in common.
@@ -24,6 +24,8 @@ pub struct Directory {
     hosts: OrdMap<HostId, Arc<Host>>,
     host_names: OrdMap<Name, HostId>,
     underlays: OrdMap<IpAddr, HostId>,
+    host_policy: HostPolicy,
+    lost_hosts: OrdMap<HostId, LostHost>,
 }
 
 impl Directory {
@@ -46,6 +48,13 @@ impl Directory {
             DirectoryChange::ConnectionGone(id) => self.remove_connection(*id),
             DirectoryChange::Host(host) => self.put_host(host),
             DirectoryChange::HostGone(id) => self.remove_host(*id),
+            DirectoryChange::HostPolicy(policy) => self.host_policy = *policy,
+            DirectoryChange::HostLost(lost) => {
+                self.lost_hosts.insert(lost.host, *lost);
+            }
+            DirectoryChange::HostFound(id) => {
+                self.lost_hosts.remove(id);
+            }
             DirectoryChange::Counters(counters) => self.counters = *counters,
         }
     }
@@ -157,6 +166,30 @@ impl Directory {
     pub fn resolve_host(&self, wanted: &str) -> Result<&Host, Refusal> {
         let found = wanted.parse().map_or_else(|_| self.host_named(wanted), |id| self.host(id));
         found.ok_or_else(|| Refusal::UnknownHost { wanted: Quoted::new(wanted) })
+    }
+
+    /// The same, for endpoints to be attached on it.
+    pub fn resolve_host_for_endpoints(&self, wanted: &str) -> Result<&Host, Refusal> {
+        let host = self.resolve_host(wanted)?;
+        match self.lost_host(host.id) {
+            Some(lost) => Err(Refusal::HostLost { name: host.name.clone(), since: lost.since }),
+            None => Ok(host),
+        }
+    }
+
+    /// What becomes of the endpoints of hosts that no server hears any more.
+    pub fn host_policy(&self) -> HostPolicy {
+        self.host_policy
+    }
+
+    /// The hosts that were given up, by id.
+    pub fn lost_hosts(&self) -> impl ExactSizeIterator<Item = &LostHost> {
+        self.lost_hosts.values()
+    }
+
+    /// The host with this id, if it was given up.
+    pub fn lost_host(&self, id: HostId) -> Option<&LostHost> {
+        self.lost_hosts.get(&id)
     }
 
     /// All connections, by id.

@@ -1,6 +1,6 @@
 //! Networks and hosts, as the directory records them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -43,4 +43,27 @@ pub struct Host {
     pub labels: Labels,
     /// When it was registered first.
     pub registered_at: Timestamp,
+}
+
+/// What becomes of the endpoints of hosts that no server hears any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPolicy {
+    /// They are detached when the host has been silent for so many seconds. None: they stay.
+    pub detach_after_seconds: Option<u64>,
+}
+
+impl HostPolicy {
+    /// For how long a host is silent before its endpoints are detached. None: they stay.
+    pub fn detach_after(self) -> Option<Duration> {
+        self.detach_after_seconds.map(Duration::from_secs)
+    }
+}
+
+/// A host that was given up: it has no endpoints until it is heard again, or they are just being detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostHost {
+    /// The host.
+    pub host: HostId,
+    /// When that was decided.
+    pub since: Timestamp,
 }

@@ -57,6 +57,9 @@ pub(crate) fn directory(directory: &Directory) {
         assert_eq!(directory.host_named(host.name.as_str()), Some(host));
         assert_eq!(directory.host_at(host.underlay), Some(host));
     }
+    for lost in directory.lost_hosts() {
+        assert!(directory.host(lost.host).is_some(), "{} is lost and not there", lost.host);
+    }
 }
 
 /// All of a network's invariants.

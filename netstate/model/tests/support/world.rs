@@ -31,7 +31,21 @@ impl World {
             "disconnect" => self.of_connection(&mut words, |connection| DirectoryCommand::Disconnect { connection }),
             "expire" => self.of_connection(&mut words, |connection| DirectoryCommand::Expire { connection }),
             "host" => self.register_host(&mut words),
-            "remove-host" => self.remove_host(&mut words),
+            "remove-host" => {
+                self.of_host(&mut words, |host, endpoints| DirectoryCommand::RemoveHost { host, endpoints })
+            }
+            "host-policy" => {
+                let seconds = words.after("detach-after").map(|seconds| seconds.parse().unwrap());
+                let detach_after = seconds.map(Duration::from_secs);
+                self.directory_command(DirectoryCommand::SetHostPolicy { detach_after }, "", "")
+            }
+            "lose" => {
+                let host = self.directory.resolve_host(&words.next()).map(|host| host.id);
+                let silent = words.after("silent").expect("for how long").parse().unwrap();
+                let silent = Duration::from_secs(silent);
+                host.and_then(|host| self.directory_command(DirectoryCommand::LoseHost { host, silent }, "", ""))
+            }
+            "find" => self.of_host(&mut words, |host, endpoints| DirectoryCommand::FindHost { host, endpoints }),
             "install" => self.install(&mut words),
             "attach" => self.attach(&mut words),
             "attach-many" => self.attach_many(&mut words),
@@ -168,10 +182,15 @@ impl World {
         self.directory_command(DirectoryCommand::RegisterHost { name, underlay, labels }, "", "")
     }
 
-    fn remove_host(&mut self, words: &mut Words) -> Result<String, Refusal> {
+    /// A command about a host and how many endpoints are on it.
+    fn of_host(
+        &mut self,
+        words: &mut Words,
+        command: impl Fn(HostId, u64) -> DirectoryCommand,
+    ) -> Result<String, Refusal> {
         let host = self.directory.resolve_host(&words.next())?.id;
         let endpoints = self.networks.values().map(|state| state.count_on(host) as u64).sum();
-        self.directory_command(DirectoryCommand::RemoveHost { host, endpoints }, "", "")
+        self.directory_command(command(host, endpoints), "", "")
     }
 
     fn install(&mut self, words: &mut Words) -> Result<String, Refusal> {
@@ -195,7 +214,7 @@ impl World {
 
     fn attach_one(&self, words: &mut Words) -> Result<Attach, Refusal> {
         let name = Name::new(&words.next())?;
-        let host = self.directory.resolve_host(&words.after("on").expect("a host"))?.id;
+        let host = self.directory.resolve_host_for_endpoints(&words.after("on").expect("a host"))?.id;
         let mut addresses = Vec::new();
         while let Some(address) = words.after("at") {
             addresses.push(address.parse().expect("an address"));

@@ -170,7 +170,7 @@ impl Endpoints for Services {
         let known = |directory: &DirectoryAt| {
             let unknown = request.endpoints.iter().find(|item| {
                 directory.state.resolve_network(&item.network).is_err()
-                    || directory.state.resolve_host(&item.host).is_err()
+                    || directory.state.resolve_host_for_endpoints(&item.host).is_err()
             });
             unknown.is_none()
         };

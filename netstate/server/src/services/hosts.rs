@@ -12,13 +12,6 @@ use crate::{
     wire,
 };
 
-impl Services {
-    fn endpoints_on(&self, host: HostId) -> u64 {
-        let networks = self.view.networks_on(host).into_iter();
-        networks.map(|id| self.view.network(id).state.count_on(host) as u64).sum()
-    }
-}
-
 #[tonic::async_trait]
 impl Hosts for Services {
     type WatchStream = watch::Frames;
@@ -42,8 +35,9 @@ impl Hosts for Services {
         // Its watch may well begin on this node.
         self.view.reached(Home::Directory, done.revision).await;
         let directory = self.view.directory();
-        let host = directory.state.host_named(&request.name);
-        let host = host.map(|host| wire::host_to_proto(host, self.endpoints_on(host.id), None));
+        let state = &directory.state;
+        let host = state.host_named(&request.name);
+        let host = host.map(|host| wire::host_to_proto(state, host, self.view.endpoints_on(host.id), None));
         let position = Some(wire::position(Home::Directory, done.revision));
         Ok(Response::new(pb::RegisterHostResponse { host, position }))
     }
@@ -56,11 +50,13 @@ impl Hosts for Services {
         let heard = self.heard().await;
         let directory = self.view.directory();
         let render = |host: &Host| {
-            wire::host_to_proto(host, self.endpoints_on(host.id), Some(presence::presence(&heard, host.id)))
+            let presence = presence::presence(&heard, host.id);
+            wire::host_to_proto(&directory.state, host, self.view.endpoints_on(host.id), Some(presence))
         };
         Ok(Response::new(pb::ListHostsResponse {
             hosts: directory.state.hosts().map(render).collect(),
             position: Some(wire::position(Home::Directory, directory.revision)),
+            policy: Some(wire::host_policy_to_proto(directory.state.host_policy())),
         }))
     }
 
@@ -74,11 +70,25 @@ impl Hosts for Services {
         let directory = self.view.directory();
         let remove = |host, endpoints| Command::Directory(DirectoryCommand::RemoveHost { host, endpoints });
         let done = match resolved(directory.state.resolve_host(&request.host).map(|host| host.id)) {
-            Ok(host) => self.execute(remove(host, self.endpoints_on(host)), &origin).await?,
+            Ok(host) => self.execute(remove(host, self.view.endpoints_on(host)), &origin).await?,
             Err(status) => self.repeated(remove(HostId::new(0), 0), &origin).await.ok_or(status)?,
         };
         let position = Some(wire::position(Home::Directory, done.revision));
         Ok(Response::new(pb::DeleteHostResponse { position }))
+    }
+
+    async fn set_host_policy(
+        &self,
+        request: Request<pb::SetHostPolicyRequest>,
+    ) -> Result<Response<pb::SetHostPolicyResponse>, Status> {
+        let request = request.into_inner();
+        let origin = wire::origin(request.origin)?;
+        let policy = request.policy.ok_or_else(|| Status::invalid_argument("a policy is missing"))?;
+        let detach_after = wire::host_policy(&policy)?;
+        let command = Command::Directory(DirectoryCommand::SetHostPolicy { detach_after });
+        let done = self.execute(command, &origin).await?;
+        let position = Some(wire::position(Home::Directory, done.revision));
+        Ok(Response::new(pb::SetHostPolicyResponse { position }))
     }
 
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {

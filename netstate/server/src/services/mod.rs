@@ -25,16 +25,13 @@ use tonic::Status;
 
 use crate::{
     execute::{Asked, Command, Done, Executor},
-    forward::{self, Call},
+    forward::{self, ASK_PATIENCE, Call},
     keyspaces::Home,
     metrics::Counts,
     view::{DirectoryAt, NetworkAt, View},
     watch::{Hub, presence::Heard},
     wire,
 };
-
-/// How long another node may take to answer a question about itself.
-const ASK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What all services hold.
 #[derive(Clone)]
@@ -89,9 +86,7 @@ impl Services {
 
     /// Everything of all networks, with everything acknowledged so far.
     async fn confirm_all(&self) -> Result<(), Status> {
-        let groups = (0..self.node.groups()).map(|group| self.node.read_barrier(kv_core::GroupId::new(group)));
-        let confirmed = futures::future::try_join_all(groups).await;
-        confirmed.map(|_| ()).map_err(|error| Status::unavailable(error.to_string()))
+        forward::catch_up(&self.node).await.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// Looks something up in the directory as it is here; only if it isn't there, in the confirmed one.
@@ -139,23 +134,12 @@ impl Services {
         call: &Call,
         patience: std::time::Duration,
     ) -> Vec<(NodeId, Result<bytes::Bytes, String>)> {
-        let call = forward::encode(call);
-        let members = self.node.members();
-        let asking = members.iter().map(|member| {
-            let call = call.clone();
-            async move {
-                let answer = self.node.call(member.id, call, patience).await;
-                (member.id, answer.map_err(|error| error.to_string()))
-            }
-        });
-        futures::future::join_all(asking).await
+        forward::ask_all(&self.node, call, patience).await
     }
 
-    /// What all nodes hear of hosts. One that can't be asked may hear any of them: until its link has been down for some time,
-    /// nobody has been silent for longer.
+    /// What all nodes hear of hosts.
     async fn heard(&self) -> Vec<Heard> {
-        let answers = self.ask_all::<Heard>(&Call::Heard).await.into_iter();
-        answers.map(|(node, answer)| answer.unwrap_or_else(|_| Heard::since(self.node.down_for(node)))).collect()
+        forward::heard(&self.node).await
     }
 
     fn node_name(&self, id: NodeId) -> String {

@@ -136,6 +136,16 @@ impl View {
         self.presence.lock().get(&host).cloned().unwrap_or_default()
     }
 
+    /// Whether a host has endpoints.
+    pub(crate) fn has_endpoints(&self, host: HostId) -> bool {
+        self.presence.lock().get(&host).is_some_and(|networks| !networks.is_empty())
+    }
+
+    /// How many endpoints a host has.
+    pub(crate) fn endpoints_on(&self, host: HostId) -> u64 {
+        self.networks_on(host).into_iter().map(|id| self.network(id).state.count_on(host) as u64).sum()
+    }
+
     /// Networks and endpoints there are.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let networks = self.networks.read();
@@ -194,6 +204,7 @@ impl View {
                 }
                 DirectoryChange::HostGone(host) => self.hub.forget(*host),
                 DirectoryChange::Network(_) | DirectoryChange::NetworkGone(_) | DirectoryChange::Counters(_) => {}
+                DirectoryChange::HostPolicy(_) | DirectoryChange::HostLost(_) | DirectoryChange::HostFound(_) => {}
             }
             directory.state.evolve(change);
         }
