@@ -88,14 +88,14 @@ impl Client {
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let Options { deadline, attempt, backoff, backoff_max } = self.shared.options;
+        let Options { deadline, attempt, backoff, backoff_max, .. } = self.shared.options;
         let end = Instant::now() + deadline;
         let mut pause = Backoff::new(backoff, backoff_max);
         let (mut tried, mut unheard) = (Vec::new(), false);
         for round in 0.. {
             let server = self.preferred();
             let limit = attempt.min(end.saturating_duration_since(Instant::now()));
-            let status = match time::timeout(limit, ask(server.channel.clone())).await {
+            let status = match time::timeout(limit, ask(server.channel())).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis())),
@@ -127,6 +127,11 @@ impl Client {
     pub(crate) fn preferred(&self) -> &Server {
         let servers = &self.shared.servers;
         &servers[self.shared.preferred.load(Ordering::Relaxed) % servers.len()]
+    }
+
+    /// Ends the connections that nobody uses just now.
+    pub(crate) fn close_idle(&self) {
+        self.shared.servers.iter().for_each(Server::close_idle);
     }
 
     /// Moves on from a server that failed, unless another call has done so already.

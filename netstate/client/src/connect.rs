@@ -1,7 +1,8 @@
 //! Addresses and channels: how servers are reached, and how fast a dead one is noticed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 /// A connection that takes longer is given up, and another server is tried.
@@ -20,6 +21,9 @@ const SERVERS_MAX: usize = 64;
 /// Servers remember request ids for ten minutes; a retry after that could happen twice.
 const DEADLINE_MAX: Duration = Duration::from_secs(540);
 
+/// Far longer than anybody waits, and no time that can't be added to another.
+const FIND_RELAYS_EVERY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How patient a client is.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -31,6 +35,8 @@ pub struct Options {
     pub backoff: Duration,
     /// The longest pause.
     pub backoff_max: Duration,
+    /// About how often a host's watch looks whether there are relays that it had better be with. A month at most.
+    pub find_relays_every: Duration,
 }
 
 /// Why a list of server addresses was refused.
@@ -53,11 +59,24 @@ pub enum AddressError {
     },
 }
 
-/// One server and the way to it.
+/// One server and the way to it. Clones share the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) address: String,
-    pub(crate) channel: Channel,
+    endpoint: Endpoint,
+    channel: Arc<Mutex<Channel>>,
+}
+
+impl Server {
+    /// A way to it that connects when it is used first.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.lock().clone()
+    }
+
+    /// Ends the connection as soon as nobody uses it any more. The next call makes another.
+    pub(crate) fn close_idle(&self) {
+        *self.channel.lock() = self.endpoint.connect_lazy();
+    }
 }
 
 impl Default for Options {
@@ -67,6 +86,8 @@ impl Default for Options {
             attempt: Duration::from_secs(5),
             backoff: Duration::from_millis(30),
             backoff_max: Duration::from_secs(1),
+            // Each look is a call, and there may be ten thousand hosts.
+            find_relays_every: Duration::from_secs(300),
         }
     }
 }
@@ -75,6 +96,7 @@ impl Options {
     pub(crate) fn within_limits(mut self) -> Self {
         self.deadline = self.deadline.min(DEADLINE_MAX);
         self.backoff_max = self.backoff_max.max(Duration::from_millis(1));
+        self.find_relays_every = self.find_relays_every.clamp(Duration::from_millis(1), FIND_RELAYS_EVERY_MAX);
         self
     }
 }
@@ -90,18 +112,19 @@ pub(crate) fn servers(addresses: Vec<String>) -> Result<Vec<Server>, AddressErro
     addresses.into_iter().map(server).collect()
 }
 
-fn server(address: String) -> Result<Server, AddressError> {
+/// A channel to one address.
+pub(crate) fn server(address: String) -> Result<Server, AddressError> {
     let endpoint = endpoint(&address).ok_or_else(|| AddressError::Malformed { address: address.clone() })?;
-    let channel = endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy();
-    Ok(Server { address, channel })
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let channel = Arc::new(Mutex::new(endpoint.connect_lazy()));
+    Ok(Server { address, endpoint, channel })
 }
 
 /// `host:port` only: a scheme, a path or a user would silently mean something else.

@@ -9,6 +9,7 @@ mod call;
 mod connect;
 mod error;
 mod methods;
+mod relays;
 mod watch;
 
 pub use call::{Answers, Client};

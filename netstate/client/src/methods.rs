@@ -114,6 +114,8 @@ questions! {
     ConnectionsClient::get_connection(GetConnectionRequest) -> GetConnectionResponse as get_connection;
     /// Every host.
     HostsClient::list_hosts(ListHostsRequest) -> ListHostsResponse as list_hosts;
+    /// The relays that hosts had better be with.
+    HostsClient::find_relays(FindRelaysRequest) -> FindRelaysResponse as find_relays;
     /// May one talk to the other, on what, because of which connections?
     QueriesClient::reach(ReachRequest) -> ReachResponse as reach;
     /// Who can reach this?

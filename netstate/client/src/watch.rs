@@ -7,6 +7,8 @@
 //!     └────────────────────────────────────┴─────────────────────────────────┘   (another server, after a pause)
 //! ```
 //!
+//! A stream that goes to a better relay is kept while the next one opens, and taken up again if it does not open.
+//!
 //! Must hold: a Hello says what the host holds at the moment the stream opens. That is why there is no task and no queue
 //! here: [`HostWatch::next`] does the work, so nothing that was received can be waiting unapplied while a Hello is made.
 //! What the host is too slow to take stays on the server, held back by the stream's flow-control window.
@@ -31,6 +33,7 @@ use crate::{
     Client, ClientError,
     call::{Backoff, stream_error},
     connect::{MESSAGE_BYTES_MAX, Server},
+    relays::Relays,
 };
 
 /// Pauses between attempts to open a stream: short at first, because enforcement is stale meanwhile.
@@ -40,6 +43,9 @@ const REOPEN_MAX: Duration = Duration::from_secs(3);
 /// The least time between two acks, so that a host that is told much doesn't say as much. The first after a pause is sent at
 /// once, and the one for all of a scope, which others may be waiting for.
 const ACK_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a relay may take to open a stream. The one before is not read meanwhile.
+const MOVE_PATIENCE: Duration = Duration::from_secs(1);
 
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 const PUSHBACK_MAX: Duration = Duration::from_secs(60);
@@ -79,6 +85,19 @@ pub struct HostWatch {
     /// The frame of this stream with which the host has all of its scope.
     complete: Option<u64>,
     backoff: Backoff,
+    relays: Relays,
+    /// The stream that is kept while another one opens, not read meanwhile: a Hello says what the host holds.
+    kept: Option<Kept>,
+}
+
+/// A stream that may be taken up again.
+#[derive(Debug)]
+struct Kept {
+    server: Server,
+    frames: Box<Streaming<ScopeFrame>>,
+    stream: u64,
+    acks: watch::Sender<Pending>,
+    complete: Option<u64>,
 }
 
 /// An ack to be sent.
@@ -107,6 +126,8 @@ impl Client {
             acks: watch::Sender::default(),
             complete: None,
             backoff: Backoff::new(REOPEN_FIRST, REOPEN_MAX),
+            relays: Relays::none_yet(self.options().find_relays_every),
+            kept: None,
         }
     }
 }
@@ -120,23 +141,40 @@ impl HostWatch {
             match &mut self.state {
                 State::Waiting { until } => {
                     time::sleep_until(*until).await;
-                    self.stream += 1;
-                    let server = self.client.preferred().clone();
-                    let open = self.open(server.clone(), hello());
-                    self.state = State::Opening { server, open };
+                    let server = self.relays.preferred().unwrap_or_else(|| self.client.preferred().clone());
+                    self.open(server, hello(), self.client.options().attempt);
                 }
                 State::Opening { server, open } => {
                     let (server, opened) = (server.clone(), open.await);
-                    match opened {
-                        Ok(frames) => self.state = State::Streaming { server, frames: Box::new(frames) },
-                        Err(status) => return self.lost(server, &status),
+                    match (opened, self.kept.take()) {
+                        (Ok(frames), kept) => {
+                            self.state = State::Streaming { server, frames: Box::new(frames) };
+                            if kept.is_some() {
+                                // The relay has a connection of its own.
+                                self.client.close_idle();
+                            }
+                        }
+                        (Err(_), Some(kept)) => self.take_up(kept),
+                        (Err(status), None) => return self.lost(server, &status),
                     }
                 }
                 State::Streaming { server, frames } => {
-                    let (server, received) = (server.clone(), frames.message().await);
+                    let server = server.clone();
+                    let received = tokio::select! {
+                        biased;
+                        received = frames.message() => received,
+                        () = self.relays.another(&self.client, &server.address) => {
+                            if let Some(relay) = self.relays.preferred() {
+                                self.keep();
+                                self.open(relay, hello(), MOVE_PATIENCE);
+                            }
+                            continue;
+                        }
+                    };
                     let status = match received {
                         Ok(Some(frame)) => {
                             self.backoff.reset();
+                            self.relays.answered();
                             if frame.complete {
                                 self.complete = Some(frame.frame);
                             }
@@ -154,17 +192,39 @@ impl HostWatch {
     /// Reports a frame as programmed, and with it every earlier one of its stream; or, with a problem, as not in force.
     /// Never waits. Reports on a stream that is gone are dropped: its successor's Hello says the same.
     pub fn ack(&self, stream: u64, frame: u64, problem: String) {
-        if stream == self.stream && matches!(self.state, State::Streaming { .. }) {
-            self.acks.send_replace(Pending { ack: Ack { frame, problem }, complete: self.complete });
-        }
+        let (acks, complete) = match &self.kept {
+            Some(kept) if stream == kept.stream => (&kept.acks, kept.complete),
+            _ if stream == self.stream && matches!(self.state, State::Streaming { .. }) => (&self.acks, self.complete),
+            _ => return,
+        };
+        acks.send_replace(Pending { ack: Ack { frame, problem }, complete });
     }
 
     /// Gives the stream up. The next call of [`HostWatch::next`] opens another, after a pause: for when a frame can't be used.
     pub fn reopen(&mut self) {
+        self.kept = None;
         self.state = State::Waiting { until: Instant::now() + REOPEN_MAX };
     }
 
-    fn open(&mut self, server: Server, hello: Hello) -> Opening {
+    /// Keeps the stream that is read.
+    fn keep(&mut self) {
+        let waiting = State::Waiting { until: Instant::now() };
+        if let State::Streaming { server, frames } = std::mem::replace(&mut self.state, waiting) {
+            let (stream, acks) = (self.stream, std::mem::take(&mut self.acks));
+            self.kept = Some(Kept { server, frames, stream, acks, complete: self.complete });
+        }
+    }
+
+    /// Reads a stream that was kept.
+    fn take_up(&mut self, kept: Kept) {
+        let Kept { server, frames, stream, acks, complete } = kept;
+        self.relays.stays_with(&server);
+        self.state = State::Streaming { server, frames };
+        (self.stream, self.acks, self.complete) = (stream, acks, complete);
+    }
+
+    fn open(&mut self, server: Server, hello: Hello, limit: Duration) {
+        self.stream += 1;
         // A new channel for each stream: an ack of the last stream must not be the first of this one.
         self.acks = watch::Sender::default();
         self.complete = None;
@@ -175,17 +235,19 @@ impl HostWatch {
             Some((HostReport { report: Some(Report::Ack(ack)) }, (acks, last)))
         });
         let reports = stream::once(async { hello }).chain(acks);
-        let limit = self.client.options().attempt;
-        Box::pin(async move {
-            let mut hosts = HostsClient::new(server.channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let channel = server.channel();
+        let open: Opening = Box::pin(async move {
+            let mut hosts = HostsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
             let opened = time::timeout(limit, hosts.watch(reports)).await;
             let late = |_| Status::deadline_exceeded(format!("no stream within {} ms", limit.as_millis()));
             Ok(opened.map_err(late)??.into_inner())
-        })
+        });
+        self.state = State::Opening { server, open };
     }
 
     fn lost(&mut self, server: Server, status: &Status) -> WatchEvent {
         self.client.prefer_another(&server);
+        self.relays.failed();
         let error = stream_error(&server.address, status);
         let pause = self.backoff.next().max(pushback(status));
         self.state = State::Waiting { until: Instant::now() + pause };

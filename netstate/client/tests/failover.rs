@@ -16,7 +16,11 @@ use netstate_proto::v1::{
     host_report::{Hello, Report},
     hosts_server::{Hosts, HostsServer},
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
@@ -40,6 +44,10 @@ enum Manner {
 struct Host {
     manner: Arc<Mutex<Manner>>,
     request_ids: Arc<Mutex<Vec<String>>>,
+    relays: Arc<Mutex<Vec<pb::Relay>>>,
+    cluster: Arc<Mutex<String>>,
+    /// How often a host came to watch.
+    watches: watch::Sender<usize>,
     reports: mpsc::Sender<Report>,
 }
 
@@ -78,7 +86,16 @@ impl Hosts for Host {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn find_relays(&self, _: Request<pb::FindRelaysRequest>) -> Result<Response<pb::FindRelaysResponse>, Status> {
+        let relays = self.relays.lock().unwrap().clone();
+        Ok(Response::new(pb::FindRelaysResponse { relays, cluster_id: self.cluster.lock().unwrap().clone() }))
+    }
+
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
+        self.watches.send_modify(|times| *times += 1);
+        if matches!(*self.manner.lock().unwrap(), Manner::IsAway) {
+            return Err(Status::unavailable("it has not come as far as the host"));
+        }
         if matches!(*self.manner.lock().unwrap(), Manner::IsFull) {
             *self.manner.lock().unwrap() = Manner::Answers;
             let mut status = Status::resource_exhausted("too many hosts");
@@ -118,7 +135,14 @@ fn start(manner: Manner) -> Running {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     let (told, reports) = mpsc::channel(16);
-    let host = Host { manner: Arc::new(Mutex::new(manner)), request_ids: Arc::default(), reports: told };
+    let host = Host {
+        manner: Arc::new(Mutex::new(manner)),
+        request_ids: Arc::default(),
+        relays: Arc::default(),
+        cluster: Arc::default(),
+        watches: watch::Sender::default(),
+        reports: told,
+    };
     let serving = Server::builder().add_service(HostsServer::new(host.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.spawn(async move {
@@ -228,4 +252,45 @@ async fn a_watch_comes_back_when_it_is_told_to() {
     let refused = std::time::Instant::now();
     let WatchEvent::Frame(_) = watch.next(hello).await else { panic!("it has room now") };
     assert!(refused.elapsed() >= COME_BACK, "{:?}", refused.elapsed());
+}
+
+#[tokio::test]
+async fn a_watch_goes_to_a_relay_that_takes_it_and_back() {
+    let (server, mut relay, behind, other) =
+        (start(Manner::Answers), start(Manner::Answers), start(Manner::IsAway), start(Manner::Answers));
+    let known = |address: &str, hosts| pb::Relay { address: address.to_owned(), hosts };
+    let address = |running: &Running| running.address.to_string();
+    *other.host.cluster.lock().unwrap() = "another".to_owned();
+    let useless = [nobody().await, address(&other), address(&behind)].map(|address| known(&address, 0));
+    *server.host.relays.lock().unwrap() = useless.to_vec();
+    let options = Options { find_relays_every: Duration::from_millis(5), ..Options::default() };
+    let mut watch = Client::connect(vec![address(&server)], options).unwrap().watch_host();
+    let hello = || Hello { host: "h".to_owned(), ..Default::default() };
+    let WatchEvent::Frame(first) = watch.next(hello).await else { panic!("the server serves it") };
+    let mut watches = behind.host.watches.subscribe();
+    let sent_away = tokio::time::timeout(Duration::from_secs(60), watches.wait_for(|times| *times > 1));
+    tokio::select! {
+        event = watch.next(hello) => panic!("it was to stay where it is: {event:?}"),
+        sent_away = sent_away => drop(sent_away.expect("it tries").unwrap()),
+    }
+    *server.host.relays.lock().unwrap() = vec![known(&address(&relay), 1)];
+    let moved = tokio::time::timeout(Duration::from_secs(60), watch.next(hello)).await.expect("it finds the relay");
+    let WatchEvent::Frame(second) = moved else { panic!("it was never without a stream") };
+    assert!(second.stream > first.stream);
+    assert_eq!(relay.reports.recv().await, Some(Report::Hello(hello())));
+    server.host.relays.lock().unwrap().clear();
+    drop(relay);
+    let mut lost = Vec::new();
+    let back = async {
+        loop {
+            match watch.next(hello).await {
+                WatchEvent::Lost { address, .. } => lost.push(address),
+                WatchEvent::Frame(received) => return received,
+            }
+        }
+    };
+    let back = tokio::time::timeout(Duration::from_secs(60), back).await.expect("the server serves as well");
+    assert!(back.stream > second.stream && !lost.is_empty());
+    assert!(lost.iter().all(|lost| *lost != address(&server)), "{lost:?}");
+    assert_eq!(*other.host.watches.borrow(), 0);
 }

@@ -110,7 +110,7 @@ impl Server {
         let node = Node::start(config.node, clock.clone(), view.clone(), answers.clone()).await?;
         view.attach(node.clone());
         let executor = Executor::new(node.clone(), view.clone(), clock.clone());
-        let own = Arc::new(Own::new(node.clone(), view.clone(), hub.clone()));
+        let own = Arc::new(Own::new(node.clone(), view.clone(), hub.clone(), client));
         answers.attach(Parts {
             node: node.clone(),
             executor: executor.clone(),
@@ -119,14 +119,24 @@ impl Server {
             status: own.clone(),
         });
         let stop = CancellationToken::new();
-        tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
         tokio::spawn(lost::run(node.clone(), view.clone(), executor.clone(), stop.clone()));
-        let client_url = Some(advertised(client, &node));
+        tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
+        let client_url = Some(format!("http://{}", own.client_address()));
         let etcd = kv_etcd::Config { client_url, ..config.etcd };
         let etcd = kv_etcd::Services::new(node.clone(), etcd, stop.clone());
         let counts = Arc::new(Counts::default());
-        let services =
-            Services { node: node.clone(), view, executor, hub, clock, own, etcd, counts, stop: stop.clone() };
+        let services = Services {
+            node: node.clone(),
+            view,
+            executor,
+            hub,
+            clock,
+            own,
+            etcd,
+            counts,
+            relays: Arc::default(),
+            stop: stop.clone(),
+        };
         let etcd = &services.etcd;
         tokio::spawn(http::serve(http_listener, services.clone(), stop.clone()));
         for (address, keyspace) in config.listen_etcd {
@@ -185,16 +195,6 @@ async fn base() -> Result<Routes, StartError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     Ok(Routes::new(service).add_service(health_service))
-}
-
-/// The URL of the client port. Of a port on all addresses: with the host at which other nodes reach this one.
-fn advertised(client: SocketAddr, node: &Node) -> String {
-    let members = node.members();
-    let own = members.iter().find(|member| member.id == node.id() && client.ip().is_unspecified());
-    match own.and_then(|member| member.peer.rsplit_once(':')) {
-        Some((host, _)) => format!("http://{host}:{}", client.port()),
-        None => format!("http://{client}"),
-    }
 }
 
 /// Adds this store's own API.

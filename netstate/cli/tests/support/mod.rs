@@ -123,6 +123,18 @@ impl Processes {
         self.run(at, command);
     }
 
+    /// Starts one more server, which joins as a relay. Where it is.
+    pub(crate) fn add_relay(&mut self) -> usize {
+        let at = self.servers.len();
+        self.servers.push(None);
+        let server = self.command(at);
+        let mut command = Command::new(server.get_program());
+        let fixed = server.get_args().take_while(|arg| *arg != "--initial-cluster");
+        command.args(fixed).args(["--role", "relay", "--join", &self.peer_address(0)]);
+        self.run(at, command);
+        at
+    }
+
     fn run(&mut self, at: usize, mut command: Command) {
         let log = self.dir.path().join(format!("{}.log", Self::name(at)));
         let log = File::options().create(true).append(true).open(log).unwrap();

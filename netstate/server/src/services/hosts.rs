@@ -91,6 +91,14 @@ impl Hosts for Services {
         Ok(Response::new(pb::SetHostPolicyResponse { position }))
     }
 
+    async fn find_relays(
+        &self,
+        _request: Request<pb::FindRelaysRequest>,
+    ) -> Result<Response<pb::FindRelaysResponse>, Status> {
+        let relays = self.relays.now(&self.node).await;
+        Ok(Response::new(pb::FindRelaysResponse { relays, cluster_id: self.node.cluster().to_string() }))
+    }
+
     async fn watch(&self, request: Request<Streaming<pb::HostReport>>) -> Result<Response<Self::WatchStream>, Status> {
         let reports = request.into_inner();
         let frames = watch::serve(self.hub.clone(), self.view.clone(), reports, self.stop.clone()).await?;

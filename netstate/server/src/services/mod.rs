@@ -10,6 +10,7 @@ mod hosts;
 mod moves;
 mod networks;
 mod queries;
+pub(crate) mod relays;
 mod scrape;
 pub(crate) mod status;
 
@@ -44,6 +45,7 @@ pub(crate) struct Services {
     pub(crate) own: Arc<status::Own>,
     pub(crate) etcd: kv_etcd::Services,
     pub(crate) counts: Arc<Counts>,
+    pub(crate) relays: Arc<relays::Relays>,
     pub(crate) stop: CancellationToken,
 }
 

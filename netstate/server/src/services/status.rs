@@ -1,6 +1,6 @@
 //! How this node is.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use kv_core::NodeId;
@@ -21,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) networks: u64,
     pub(crate) endpoints: u64,
     pub(crate) watching_hosts: u64,
+    /// Where clients and hosts reach it: `host:port`.
+    pub(crate) client_address: String,
     pub(crate) version: String,
     pub(crate) groups: Vec<GroupReport>,
     /// From the node that governs placement only.
@@ -53,13 +55,25 @@ pub(crate) struct Own {
     node: Node,
     view: Arc<View>,
     hub: Arc<Hub>,
+    /// Where it listens for clients.
+    client: SocketAddr,
     /// When this node started.
     started: SystemTime,
 }
 
 impl Own {
-    pub(crate) fn new(node: Node, view: Arc<View>, hub: Arc<Hub>) -> Self {
-        Own { node, view, hub, started: SystemTime::now() }
+    pub(crate) fn new(node: Node, view: Arc<View>, hub: Arc<Hub>, client: SocketAddr) -> Self {
+        Own { node, view, hub, client, started: SystemTime::now() }
+    }
+
+    /// Where the client port is reached. Of a port on all addresses: at the host at which other nodes reach this one.
+    pub(crate) fn client_address(&self) -> String {
+        let members = self.node.members();
+        let own = members.iter().find(|member| member.id == self.node.id() && self.client.ip().is_unspecified());
+        match own.and_then(|member| member.peer.rsplit_once(':')) {
+            Some((host, _)) => format!("{host}:{}", self.client.port()),
+            None => self.client.to_string(),
+        }
     }
 
     /// When this node started, in seconds since 1970.
@@ -93,6 +107,7 @@ impl Own {
             networks,
             endpoints,
             watching_hosts: self.hub.connected() as u64,
+            client_address: self.client_address(),
             version: env!("CARGO_PKG_VERSION").into(),
             groups: self.node.status().into_iter().map(group).collect(),
             placement,

@@ -231,7 +231,7 @@ async fn live(
 ) {
     let mut held = Held::default();
     let mut whole = Wholeness::none_yet(&tally);
-    let (mut away, mut pace) = (false, None);
+    let (mut away, mut pace, mut last_stream) = (false, None, 0);
     loop {
         let event = tokio::select! {
             changed = orders.changed() => {
@@ -265,6 +265,11 @@ async fn live(
             whole.lost();
             continue;
         };
+        if received.stream != last_stream {
+            // It may have gone to a relay without being lost.
+            last_stream = received.stream;
+            whole.lost();
+        }
         let (at, frame) = (Instant::now(), received.frame);
         let Ok(members) = held.apply(&frame).and_then(|()| members(&frame.members)) else {
             // Nothing of it can be used: begun again, as an agent would.
