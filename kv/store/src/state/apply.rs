@@ -445,8 +445,10 @@ impl<'a> Work<'a> {
     fn expire(&mut self, applying: &mut Applying, commits: usize) -> Result<(), StoreError> {
         let horizon = self.record.clock.minus(REQUEST_RETENTION);
         applying.commits += commits;
-        if applying.commits >= EXPIRY_EVERY && applying.expiry_from < horizon {
-            let limit = EXPIRED_PER_COMMIT * applying.commits;
+        let looks = applying.commits >= EXPIRY_EVERY;
+        let commits = if looks { std::mem::take(&mut applying.commits) } else { 0 };
+        if looks && applying.expiry_from < horizon {
+            let limit = EXPIRED_PER_COMMIT * commits;
             let from = keys::expiry_start(self.group, applying.expiry_from);
             let mut cursor = self.database.cursor(None, &from, keys::expiry_start(self.group, horizon));
             let mut reached = horizon;
@@ -473,7 +475,6 @@ impl<'a> Work<'a> {
             self.database.ended(&cursor)?;
             applying.expiry_from = reached;
         }
-        applying.commits %= EXPIRY_EVERY;
         if let Some(from) = self.remembered_from {
             applying.expiry_from = applying.expiry_from.min(from);
         }

@@ -112,19 +112,22 @@ impl Services {
         };
         let detach = |numbers| Command::Network(id, NetworkCommand::Detach(numbers));
         // As it is here first: numbers are never used again, so where others are meant by now the leader knows none of these.
-        let mut done = match numbers(&self.view.network(id)) {
-            Ok(numbers) => self.try_execute(detach(numbers), origin).await,
-            Err(_) => Err(ExecuteError::Refused { kind: Kind::NotFound, message: String::new() }),
+        let at_once = match numbers(&self.view.network(id)) {
+            Ok(numbers) => Some(self.try_execute(detach(numbers), origin).await),
+            Err(_) => None,
         };
-        if matches!(done, Err(ExecuteError::Refused { kind: Kind::NotFound, .. })) {
-            done = match self.network(id).await.and_then(|now| numbers(&now)) {
-                Ok(numbers) => self.try_execute(detach(numbers), origin).await,
-                Err(status) => match self.repeated(detach(Vec::new()), origin).await {
-                    Some(done) => Ok(done),
-                    None => return none(refusal(status.code(), status.message().into())),
-                },
-            };
-        }
+        let done = match at_once {
+            None | Some(Err(ExecuteError::Refused { kind: Kind::NotFound, .. })) => {
+                match self.network(id).await.and_then(|now| numbers(&now)) {
+                    Ok(numbers) => self.try_execute(detach(numbers), origin).await,
+                    Err(status) => match self.repeated(detach(Vec::new()), origin).await {
+                        Some(done) => Ok(done),
+                        None => return none(refusal(status.code(), status.message().into())),
+                    },
+                }
+            }
+            Some(done) => done,
+        };
         match done {
             Ok(done) => {
                 let position = Some(wire::position(Home::Network(id), done.revision));
