@@ -11,14 +11,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use kv_core::NodeId;
+use kv_core::{NodeId, Revision};
 use kv_node::Node;
 use netstate_model::{Directory, DirectoryCommand, Endpoint, HostId, LostHost, NetworkCommand, limits};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    execute::{Asked, Command, ExecuteError, Executor},
+    execute::{Asked, Command, Done, ExecuteError, Executor},
     forward,
     keyspaces::Home,
     reconcile::own,
@@ -114,9 +114,7 @@ impl Warden {
 }
 
 /// A refusal is no reason to leave the rest. Otherwise: the revision that was made.
-fn refused_is_done(
-    outcome: Result<crate::execute::Done, ExecuteError>,
-) -> Result<Option<kv_core::Revision>, ExecuteError> {
+fn refused_is_done(outcome: Result<Done, ExecuteError>) -> Result<Option<Revision>, ExecuteError> {
     match outcome {
         Ok(done) => Ok(Some(done.revision)),
         Err(ExecuteError::Refused { .. }) => Ok(None),

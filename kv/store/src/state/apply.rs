@@ -443,12 +443,21 @@ impl<'a> Work<'a> {
 
     /// Removes some of the request ids that count no more, from time to time.
     fn expire(&mut self, applying: &mut Applying, commits: usize) -> Result<(), StoreError> {
-        let horizon = self.record.clock.minus(REQUEST_RETENTION);
         applying.commits += commits;
-        let looks = applying.commits >= EXPIRY_EVERY;
-        let commits = if looks { std::mem::take(&mut applying.commits) } else { 0 };
-        if looks && applying.expiry_from < horizon {
-            let limit = EXPIRED_PER_COMMIT * commits;
+        if applying.commits >= EXPIRY_EVERY {
+            let commits = std::mem::take(&mut applying.commits);
+            self.remove_expired(applying, EXPIRED_PER_COMMIT * commits)?;
+        }
+        if let Some(from) = self.remembered_from {
+            applying.expiry_from = applying.expiry_from.min(from);
+        }
+        Ok(())
+    }
+
+    /// Removes request ids that count no more, so many at most.
+    fn remove_expired(&mut self, applying: &mut Applying, limit: usize) -> Result<(), StoreError> {
+        let horizon = self.record.clock.minus(REQUEST_RETENTION);
+        if applying.expiry_from < horizon {
             let from = keys::expiry_start(self.group, applying.expiry_from);
             let mut cursor = self.database.cursor(None, &from, keys::expiry_start(self.group, horizon));
             let mut reached = horizon;
@@ -474,9 +483,6 @@ impl<'a> Work<'a> {
             }
             self.database.ended(&cursor)?;
             applying.expiry_from = reached;
-        }
-        if let Some(from) = self.remembered_from {
-            applying.expiry_from = applying.expiry_from.min(from);
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The directory's changes as keys and values.
 
+use serde::de::DeserializeOwned;
+
 use super::{Connection, DirectoryChange, Host, HostPolicy, LostHost, Network};
 use crate::{
     ConnectionId, HostId, NetworkConfig, NetworkId, RecordError,
@@ -46,23 +48,30 @@ impl DirectoryChange {
     }
 }
 
+/// What a value says of the thing that its key names. `None`: the key was removed.
+fn read<T: DeserializeOwned>(
+    what: &'static str,
+    value: Option<&[u8]>,
+    named: impl Fn(&T) -> bool,
+) -> Result<Option<T>, RecordError> {
+    let Some(value) = value else { return Ok(None) };
+    let thing: T = decode(what, value)?;
+    if named(&thing) { Ok(Some(thing)) } else { Err(RecordError::Contradiction { what, source: None }) }
+}
+
 fn network(id: NetworkId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
     let what = "a network";
-    let Some(value) = value else { return Ok(DirectoryChange::NetworkGone(id)) };
-    let network: Network = decode(what, value)?;
-    if network.id != id {
-        return Err(RecordError::Contradiction { what, source: None });
-    }
+    let Some(network) = read(what, value, |network: &Network| network.id == id)? else {
+        return Ok(DirectoryChange::NetworkGone(id));
+    };
     let contradiction = |refusal| RecordError::Contradiction { what, source: Some(Box::new(refusal)) };
     NetworkConfig::of(&network).check().map_err(contradiction)?;
     Ok(DirectoryChange::Network(network))
 }
 
 fn host(id: HostId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
-    let what = "a host";
-    let Some(value) = value else { return Ok(DirectoryChange::HostGone(id)) };
-    let host: Host = decode(what, value)?;
-    if host.id == id { Ok(DirectoryChange::Host(host)) } else { Err(RecordError::Contradiction { what, source: None }) }
+    let host = read("a host", value, |host: &Host| host.id == id)?;
+    Ok(host.map_or(DirectoryChange::HostGone(id), DirectoryChange::Host))
 }
 
 fn host_policy(value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
@@ -72,23 +81,11 @@ fn host_policy(value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
 }
 
 fn lost_host(id: HostId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
-    let what = "a lost host";
-    let Some(value) = value else { return Ok(DirectoryChange::HostFound(id)) };
-    let lost: LostHost = decode(what, value)?;
-    if lost.host == id {
-        Ok(DirectoryChange::HostLost(lost))
-    } else {
-        Err(RecordError::Contradiction { what, source: None })
-    }
+    let lost = read("a lost host", value, |lost: &LostHost| lost.host == id)?;
+    Ok(lost.map_or(DirectoryChange::HostFound(id), DirectoryChange::HostLost))
 }
 
 fn connection(id: ConnectionId, value: Option<&[u8]>) -> Result<DirectoryChange, RecordError> {
-    let what = "a connection";
-    let Some(value) = value else { return Ok(DirectoryChange::ConnectionGone(id)) };
-    let connection: Connection = decode(what, value)?;
-    if connection.id == id {
-        Ok(DirectoryChange::Connection(connection))
-    } else {
-        Err(RecordError::Contradiction { what, source: None })
-    }
+    let connection = read("a connection", value, |connection: &Connection| connection.id == id)?;
+    Ok(connection.map_or(DirectoryChange::ConnectionGone(id), DirectoryChange::Connection))
 }
