@@ -1,6 +1,6 @@
 //! What answers and watchers let one know about a revision without knowing who wrote it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 
@@ -11,12 +11,17 @@ use crate::model::Event;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Evidence {
     seen: BTreeMap<Revision, Vec<(Bytes, Option<Bytes>)>>,
+    /// What somebody saw written at whichever revision: values are unique in their history.
+    written: HashSet<(Bytes, Bytes)>,
     /// Of these keys, somebody was shown all writes from one revision to another.
     whole: Vec<(KeyRange, Revision, Revision)>,
 }
 
 impl Evidence {
     pub(crate) fn note(&mut self, revision: Revision, key: Bytes, value: Option<Bytes>) {
+        if let Some(value) = &value {
+            self.written.insert((key.clone(), value.clone()));
+        }
         let noted = self.seen.entry(revision).or_default();
         if !noted.iter().any(|(known, seen)| *known == key && *seen == value) {
             noted.push((key, value));
@@ -43,8 +48,8 @@ impl Evidence {
         }
     }
 
-    /// How many of `events` nobody saw; `None`: they lack something that was seen of their revision, or have something that
-    /// somebody would have seen.
+    /// How many of `events` nobody saw at their revision; `None`: they lack something that was seen of it, or have something
+    /// more that was seen of another, or that somebody would have seen.
     pub(crate) fn unseen(&self, revision: Revision, events: &[Event]) -> Option<usize> {
         let seen = self.seen.get(&revision).map(Vec::as_slice).unwrap_or_default();
         let hidden = |event: &&Event| !seen.iter().any(|(key, _)| *key == event.key);
@@ -52,9 +57,14 @@ impl Evidence {
             let mut whole = self.whole.iter();
             whole.any(|(range, from, upto)| (from..=upto).contains(&&revision) && range.contains(&event.key))
         };
+        let elsewhere = |event: &Event| {
+            let now = event.now.as_ref();
+            now.is_some_and(|now| self.written.contains(&(now.key.clone(), now.value.clone())))
+        };
         let mut unseen = events.iter().filter(hidden);
         let count = unseen.clone().count();
-        (self.admits(revision, events) && !unseen.any(shown)).then_some(count)
+        let wrong = !self.admits(revision, events) || unseen.any(|event| shown(event) || elsewhere(event));
+        (!wrong).then_some(count)
     }
 
     /// Whether `events` contain everything that was seen of their revision.

@@ -28,6 +28,10 @@ use crate::watch::WatchRecord;
 /// How many states a search may visit: a million of some hundred bytes, which takes seconds.
 pub const SEARCH_STATES_MAX: usize = 1_000_000;
 
+/// How many states a search may visit for an order that explains what watches and local reads saw, too. It hardly ever goes
+/// back, unless somebody lies: then it would try everything.
+const TRUSTING_STATES_MAX: usize = 50_000;
+
 /// One write in the order that explains the history.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -44,6 +48,8 @@ pub struct Commit {
 pub struct Linearization {
     /// All writes.
     pub commits: Vec<Commit>,
+    /// Why no order was found that explains what watches and local reads saw, too. One of them lied, or the search gave up.
+    pub unexplained: Option<Refusal>,
 }
 
 impl Linearization {
@@ -110,8 +116,9 @@ pub enum Refusal {
     },
 }
 
-/// Finds the order that explains `history`, which must begin with an empty store. What `watches` and local reads saw decides
-/// only between orders that the answers allow: a watcher that lies does not make a history wrong.
+/// Finds the order that explains `history`, which must begin with an empty store, and with it all that `watches` and local
+/// reads saw. Where no order is found that does, one that explains the answers is enough: a watcher that lies does not make a
+/// history wrong, and the watch's own check says so.
 pub fn check(history: &[Operation], watches: &[WatchRecord]) -> Result<Linearization, Refusal> {
     check_within(history, watches, SEARCH_STATES_MAX)
 }
@@ -131,9 +138,23 @@ pub fn check_within(
         }
     });
     leases(history)?;
-    let places = Places::of(history)?;
-    places.check_real_time(history)?;
-    Search::new(history, &places, &seen, states_max).run()
+    let answered = Places::of(history, |op| op.freshness == Freshness::Linearizable)?;
+    answered.check_real_time(history)?;
+    let search = |places: &Places<'_>, trust, max| Search::new(history, places, &seen, trust, max).run();
+    let all = Places::of(history, |_| true);
+    all.and_then(|places| search(&places, Trust::All, states_max.min(TRUSTING_STATES_MAX))).or_else(|why| {
+        let truth = search(&answered, Trust::Answers, states_max)?;
+        Ok(Linearization { unexplained: Some(why), ..truth })
+    })
+}
+
+/// Whom an order may not contradict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// Watchers and local reads, too.
+    All,
+    /// Only who was answered; what others saw makes an order likelier.
+    Answers,
 }
 
 /// A revision that nobody owns, and who may still be tried for it.
@@ -162,6 +183,7 @@ struct Search<'a> {
     history: &'a [Operation],
     places: &'a Places<'a>,
     seen: &'a Evidence,
+    trust: Trust,
     states_max: usize,
     goal: Revision,
     visited: HashSet<(Revision, UsedSet, u64)>,
@@ -172,11 +194,18 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(history: &'a [Operation], places: &'a Places<'a>, seen: &'a Evidence, states_max: usize) -> Self {
+    fn new(
+        history: &'a [Operation],
+        places: &'a Places<'a>,
+        seen: &'a Evidence,
+        trust: Trust,
+        states_max: usize,
+    ) -> Self {
         Search {
             history,
             places,
             seen,
+            trust,
             states_max,
             goal: places.last(),
             visited: HashSet::new(),
@@ -260,7 +289,7 @@ impl<'a> Search<'a> {
     }
 
     /// Unknown operations, and revocations answered with this revision, that change `state` as was read later; with each,
-    /// how much of what it did no watcher saw; `None` if watchers saw something else.
+    /// how much of what it did nobody saw; `None` if something else was seen, which is left out where all are trusted.
     fn candidates(&self, state: &State, used: &UsedSet, revision: Revision) -> Vec<(usize, Option<usize>)> {
         let first_return = self.places.first_return(revision);
         let open = self.places.open.iter().enumerate().filter(|(bit, _)| !used.has(*bit)).map(|(_, index)| *index);
@@ -270,8 +299,9 @@ impl<'a> Search<'a> {
             .filter(|index| first_return.is_none_or(|(at, _)| self.history[*index].invoked <= at))
             .filter_map(|index| {
                 let (_, events) = state.clone().apply(&self.history[index].request);
+                let unseen = self.seen.unseen(revision, &events);
                 let possible = !events.is_empty() && self.places.sure.admits(revision, &events);
-                possible.then(|| (index, self.seen.unseen(revision, &events)))
+                (possible && (unseen.is_some() || self.trust == Trust::Answers)).then_some((index, unseen))
             })
             .collect()
     }
@@ -315,7 +345,7 @@ impl<'a> Search<'a> {
             let (_, events) = state.apply(&self.history[index].request);
             self.commits.push(Commit { revision, by: index, events });
         }
-        Linearization { commits: self.commits }
+        Linearization { commits: self.commits, unexplained: None }
     }
 
     fn wrong(&self, operation: usize, expected: &Answer) -> Refusal {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::evidence::Evidence;
-use crate::history::{Answer, At, Freshness, Operation, Outcome, Revision};
+use crate::history::{Answer, At, Operation, Outcome, Revision};
 use crate::linear::{Refusal, describe};
 
 /// The place of every answered operation.
@@ -28,7 +28,8 @@ pub(crate) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    pub(crate) fn of(history: &'a [Operation]) -> Result<Self, Refusal> {
+    /// The places of those operations of `history` that are `wanted`.
+    pub(crate) fn of(history: &'a [Operation], wanted: impl Fn(&Operation) -> bool) -> Result<Self, Refusal> {
         let mut places = Places {
             writer: BTreeMap::new(),
             readers: BTreeMap::new(),
@@ -37,8 +38,7 @@ impl<'a> Places<'a> {
             open: Vec::new(),
             sure: Evidence::default(),
         };
-        let linearizable = |op: &&Operation| op.freshness == Freshness::Linearizable;
-        for (index, op) in history.iter().enumerate().filter(|(_, op)| linearizable(op)) {
+        for (index, op) in history.iter().enumerate().filter(|(_, op)| wanted(op)) {
             match &op.outcome {
                 Outcome::Answered { at, answer } => places.place(history, index, *at, answer)?,
                 Outcome::Unknown if op.request.may_write() => places.open.push(index),

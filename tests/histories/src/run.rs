@@ -92,10 +92,10 @@ pub fn conclude(recording: &Recording, subject: Subject, seed: u64) -> Result<Ch
 pub fn judge(recording: &Recording, marks: Marks) -> Result<Checked> {
     let Recording { history, watches, contents, revision } = recording;
     let truth = linear::check(history, watches)?;
-    serial::check(history, &truth)?;
-    for record in watches {
-        watch::check(record, &truth, marks).with_context(|| format!("{:?}, ended: {}", record.wanted, record.ended))?;
-    }
+    others_agree(recording, &truth, marks).map_err(|error| match &truth.unexplained {
+        Some(why) => error.context(format!("no order was found that explains all that was seen: {why}")),
+        None => error,
+    })?;
     let expected = at(&truth, *revision);
     for (member, content) in contents {
         let differs = || anyhow!("n{} holds at {revision}: {content:?}, and not {expected:?}", member + 1);
@@ -115,6 +115,15 @@ pub fn judge(recording: &Recording, marks: Marks) -> Result<Checked> {
             .filter(|(_, f)| matches!(f, watch::Frame::Progress { .. }))
             .count(),
     })
+}
+
+/// Compares local reads and watches with the order of writes.
+fn others_agree(recording: &Recording, truth: &Linearization, marks: Marks) -> Result<()> {
+    serial::check(&recording.history, truth)?;
+    for record in &recording.watches {
+        watch::check(record, truth, marks).with_context(|| format!("{:?}, ended: {}", record.wanted, record.ended))?;
+    }
+    Ok(())
 }
 
 fn at(truth: &Linearization, revision: crate::history::Revision) -> Vec<crate::history::KeyState> {

@@ -157,7 +157,10 @@ impl WatchRecord {
     }
 
     pub(crate) fn testify(&self, seen: &mut Evidence) {
-        if let (Some(from), Some(upto), Kinds::All) = (self.start(), self.until, self.wanted.kinds) {
+        // Of the last revision that it was told of, something may have been still to come.
+        let complete = self.events().last().map(|event| Revision::new(event.state.modified.get().saturating_sub(1)));
+        let upto = self.until.max(complete);
+        if let (Some(from), Some(upto), Kinds::All) = (self.start(), upto, self.wanted.kinds) {
             seen.note_whole(self.wanted.range.clone(), from, upto);
         }
         for event in self.events() {

@@ -203,7 +203,9 @@ fn local_reads_may_be_old_but_not_wrong() {
 
     let mut wrong = history.clone();
     answer_of(&mut wrong[3]).found = old.found;
-    let refusal = serial::check(&wrong, &truth).unwrap_err().to_string();
+    let misled = linear::check(&wrong, &[]).unwrap();
+    assert!(matches!(misled.unexplained, Some(Refusal::Wrong { .. })), "{:?}", misled.unexplained);
+    let refusal = serial::check(&wrong, &misled).unwrap_err().to_string();
     assert!(refusal.starts_with("wrong local read: (#3 c9 locally get a"), "{refusal}");
 
     let mut early = history;
@@ -213,7 +215,6 @@ fn local_reads_may_be_old_but_not_wrong() {
     assert!(refusal.starts_with("local read of the future: (#2 c9 locally get a"), "{refusal}");
 }
 
-/// A watch of everything, from the first write on, one response for each revision.
 #[test]
 fn local_reads_tell_which_unknown_write_happened() {
     let puts = [put("a", "1"), put("a", "2")];
@@ -225,6 +226,28 @@ fn local_reads_tell_which_unknown_write_happened() {
         history.insert(happened, other);
         let truth = linear::check(&history, &[]).unwrap();
         serial::check(&history, &truth).unwrap();
+    }
+}
+
+#[test]
+fn local_reads_tell_when_unknown_writes_happened() {
+    // Nobody was told of either put; a local read shows which was the later one, or which of others came first.
+    let requests = [put("a", "1"), put("b", "2"), get("a"), put("c", "3")];
+    let mut both_to_a = requests.clone();
+    both_to_a[1] = put("a", "2");
+    for (requests, other) in [(both_to_a.clone(), None), (requests, Some(put("a", "4")))] {
+        let mut history = sequential(&requests);
+        history[2].freshness = Freshness::Serializable { life: None };
+        for unknown in &mut history[..2] {
+            unknown.outcome = Outcome::Unknown;
+            unknown.invoked = at(0);
+        }
+        history.extend(other.map(|request| Operation { request, ..history[0].clone() }));
+        for _ in 0..history.len() {
+            history.rotate_left(1);
+            let truth = linear::check(&history, &[]).unwrap();
+            serial::check(&history, &truth).unwrap();
+        }
     }
 }
 
@@ -242,6 +265,23 @@ fn watchers_tell_which_unknown_write_happened() {
 }
 
 #[test]
+fn who_lies_is_told_from_who_does_not() {
+    let mut history = sequential(&[put("a", "1"), put("b", "2")]);
+    let honest = watched(&linear::check(&history, &[]).unwrap(), everything());
+    history[0].outcome = Outcome::Unknown;
+    history.push(Operation { request: put("a", "5"), client: ClientId(9), ..history[0].clone() });
+    let truth = linear::check(&history, std::slice::from_ref(&honest)).unwrap();
+    assert_eq!(truth.unexplained, None);
+    let mut liar = WatchRecord { name: "liar".into(), ..honest.clone() };
+    events(&mut liar, 0)[0].state.modified = Revision::new(3);
+    let both = [honest, liar];
+    let truth = linear::check(&history, &both).unwrap();
+    watch::check(&both[0], &truth, Marks::All).unwrap();
+    let refusal = watch::check(&both[1], &truth, Marks::All).unwrap_err().to_string();
+    assert!(refusal.starts_with("watch liar "), "{refusal}");
+}
+
+#[test]
 fn what_no_watcher_was_shown_was_done_elsewhere() {
     let requests = [put("a", "1"), put("~", "2"), delete("a"), put("b", "3")];
     let mut history = sequential(&requests);
@@ -255,6 +295,7 @@ fn what_no_watcher_was_shown_was_done_elsewhere() {
     watch::check(&seen, &truth, Marks::All).unwrap();
 }
 
+/// A watch of everything, from the first write on, one response for each revision.
 fn watched(truth: &Linearization, wanted: Wanted) -> WatchRecord {
     let commits = truth.commits.iter().filter(|commit| wanted.start.is_none_or(|start| start <= commit.revision));
     let frames = commits.filter_map(|commit| {
