@@ -25,11 +25,12 @@ use super::{
     frame,
 };
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// A peer that can be reached again is linked to after the sum of this and [`BACKOFF_MAX`] at most.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
 const HELLO_PATIENCE: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
 /// Frames handed to the transport and not written yet.
 const FRAMES: usize = 2;
