@@ -166,9 +166,11 @@ impl Scene {
         self.cluster.leader(&self.members()).await
     }
 
-    /// Measures, once all is over, the longest pause between two answered writes from `from` until now.
+    /// Measures, once all is over, the longest pause between two answered writes from `from` until now, if there was a load.
     pub fn pause_since(&mut self, from: At, figure: &'static Figure) {
-        self.pauses.push(Pause { figure, from, to: self.load.now() });
+        if !self.load.is_full() {
+            self.pauses.push(Pause { figure, from, to: self.load.now() });
+        }
     }
 
     /// Starts a member, and tells how long it took until it answered.

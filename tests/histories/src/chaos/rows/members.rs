@@ -136,6 +136,9 @@ async fn restart(stage: &mut Stage) -> Result<()> {
         .with(&mut scene, async |stage, scene| {
             for _ in 0..stage.pick(1, 4) {
                 for member in scene.members() {
+                    if scene.load.is_full() {
+                        break;
+                    }
                     stage.fault("member restarted in order", &name(member));
                     scene.load.works(Duration::from_millis(300)).await?;
                     let from = scene.load.now();
