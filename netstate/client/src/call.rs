@@ -13,7 +13,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _};
 use netstate_proto::v1::Origin;
-use rand::RngExt as _;
+use rand::{RngExt as _, seq::SliceRandom as _};
 use tokio::time::{self, Instant};
 use tonic::{Response, Status, Streaming, transport::Channel};
 
@@ -46,10 +46,11 @@ impl Client {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn connect(addresses: Vec<String>, options: Options) -> Result<Self, ClientError> {
-        let servers = connect::servers(addresses).map_err(ClientError::Address)?;
-        // Clients start at different servers, so that a fleet spreads by itself.
-        let preferred = AtomicUsize::new(rand::rng().random_range(0..servers.len()));
-        Ok(Client { shared: Arc::new(Shared { servers, preferred, options: options.within_limits() }) })
+        let mut servers = connect::servers(addresses).map_err(ClientError::Address)?;
+        // Clients go through the servers in different orders: a fleet spreads by itself, also when it loses a server.
+        servers.shuffle(&mut rand::rng());
+        let (preferred, options) = (AtomicUsize::new(0), options.within_limits());
+        Ok(Client { shared: Arc::new(Shared { servers, preferred, options }) })
     }
 
     /// Asks something that changes nothing, of one server after another until one answers or the deadline passes. `ask` is
