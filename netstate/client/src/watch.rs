@@ -15,7 +15,13 @@
 //!
 //! Left to others: what frames mean, and where the host's state is kept.
 
-use std::{fmt, future::Future, pin::Pin, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
 use netstate_proto::v1::{
@@ -106,6 +112,15 @@ struct Pending {
     ack: Ack,
     /// As of [`HostWatch::complete`].
     complete: Option<u64>,
+    /// The sender of acks was woken, and has not come for it.
+    woken: AtomicBool,
+}
+
+impl Pending {
+    /// Whether it says that the host has all of its scope.
+    fn has_all(&self) -> bool {
+        self.complete.is_some_and(|all| all <= self.ack.frame)
+    }
 }
 
 enum State {
@@ -197,7 +212,12 @@ impl HostWatch {
             _ if stream == self.stream && matches!(self.state, State::Streaming { .. }) => (&self.acks, self.complete),
             _ => return,
         };
-        acks.send_replace(Pending { ack: Ack { frame, problem }, complete });
+        acks.send_if_modified(|pending| {
+            let had_all = pending.has_all();
+            (pending.ack, pending.complete) = (Ack { frame, problem }, complete);
+            // What takes the place of what is pending wakes nobody, unless others may be waiting for it.
+            !pending.woken.swap(true, Ordering::Relaxed) || (pending.has_all() && !had_all)
+        });
     }
 
     /// Gives the stream up. The next call of [`HostWatch::next`] opens another, after a pause: for when a frame can't be used.
@@ -259,13 +279,15 @@ impl HostWatch {
 async fn next_ack(acks: &mut watch::Receiver<Pending>, last: Option<(Instant, u64)>, pause: Duration) -> Option<Ack> {
     acks.changed().await.ok()?;
     let (until, acked) = last.map_or((Instant::now(), 0), |(at, frame)| (at + pause, frame));
-    let has_all = |pending: &Pending| pending.complete.is_some_and(|all| acked < all && all <= pending.ack.frame);
+    let has_all = |pending: &Pending| pending.has_all() && pending.complete > Some(acked);
     // What comes meanwhile takes the place of what is pending; a stream that is given up has nothing to say.
     tokio::select! {
         () = time::sleep_until(until) => {}
         pending = acks.wait_for(has_all) => drop(pending.ok()?),
     }
-    Some(acks.borrow_and_update().ack.clone())
+    let pending = acks.borrow_and_update();
+    pending.woken.store(false, Ordering::Relaxed);
+    Some(pending.ack.clone())
 }
 
 /// How long a server asks to be left alone, in the way of gRPC's retry policy (gRFC A6).
@@ -289,7 +311,7 @@ mod tests {
     use super::*;
 
     fn pending(frame: u64, complete: Option<u64>) -> Pending {
-        Pending { ack: Ack { frame, problem: String::new() }, complete }
+        Pending { ack: Ack { frame, problem: String::new() }, complete, woken: AtomicBool::new(true) }
     }
 
     #[tokio::test]

@@ -137,9 +137,7 @@ pub(super) struct Serving<R> {
     arriving: Arriving,
     /// Others wait for it to be given its scope.
     turn: Option<Turn>,
-    /// There is something to be told …
-    marked: bool,
-    /// … and not to be told before.
+    /// No frame is made before.
     not_before: Instant,
     reports: R,
     stop: CancellationToken,
@@ -162,7 +160,6 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
         stop: CancellationToken,
     ) -> Self {
         let stopped = Box::pin(stop.clone().cancelled_owned());
-        let (marked, not_before) = (false, Instant::now());
         Serving {
             hub,
             view,
@@ -170,8 +167,7 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
             held,
             arriving: Arriving::Begins,
             turn: None,
-            marked,
-            not_before,
+            not_before: Instant::now(),
             reports,
             stop,
             stopped,
@@ -212,8 +208,7 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
                     // Whoever sends a second one is not what we serve.
                     Report::Hello(_) => return None,
                 },
-                () = due(&self.stream, &mut self.marked, self.not_before) => {
-                    self.marked = false;
+                () = due(&self.stream, self.not_before) => {
                     if self.stop.is_cancelled() {
                         return Some(Err(stopping()));
                     }
@@ -249,15 +244,13 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
     }
 }
 
-/// Waits until there is something to be told and it is time to. Can be begun again.
-async fn due(stream: &Stream, marked: &mut bool, not_before: Instant) {
-    if !*marked {
-        stream.wake.notified().await;
-        *marked = true;
-    }
+/// Waits until it is time to tell the host something and there is something to be told; in this order, so that what comes to
+/// be known meanwhile wakes nobody. Can be begun again.
+async fn due(stream: &Stream, not_before: Instant) {
     if Instant::now() < not_before {
         tokio::time::sleep_until(not_before).await;
     }
+    stream.wake.notified().await;
 }
 
 /// The host learns it and goes elsewhere.
