@@ -120,9 +120,10 @@ fn packed_blocks(wire: Vec<pb::ScopeBlocks>) -> Result<Vec<(IpNet, Block)>, Fram
         let v6 = |bytes: &prost::bytes::Bytes| <[u8; 16]>::try_from(&**bytes).map(Into::into);
         let packed = PackedBlocks {
             first: cidr("networks.packed_blocks.first", &columns.first)?,
-            steps: columns.steps,
+            runs: columns.runs,
+            gaps: columns.gaps,
             hosts: columns.hosts,
-            underlays: columns.underlays,
+            underlay_steps: columns.underlay_steps,
             underlays_v6: columns
                 .underlays_v6
                 .iter()
@@ -282,9 +283,10 @@ mod tests {
     fn columns_that_make_no_blocks_are_refused_by_field() {
         let columns = pb::ScopeBlocks {
             first: "10.1.0.0/26".to_owned(),
-            steps: vec![1],
+            runs: Vec::new(),
+            gaps: Vec::new(),
             hosts: vec![1, 2],
-            underlays: vec![0xc000_0201, 0],
+            underlay_steps: vec![0xc000_0201, -0xc000_0201],
             underlays_v6: vec![vec![0xfd; 16].into()],
         };
         let blocks = packed_blocks(vec![columns.clone()]).unwrap();
@@ -293,8 +295,10 @@ mod tests {
         let broken = [
             (pb::ScopeBlocks { first: "10.1.0.1/26".to_owned(), ..columns.clone() }, "packed_blocks.first"),
             (pb::ScopeBlocks { underlays_v6: vec![vec![0xfd; 4].into()], ..columns.clone() }, "16 bytes"),
-            (pb::ScopeBlocks { steps: vec![0], ..columns.clone() }, "leads to no block"),
-            (pb::ScopeBlocks { hosts: vec![1], ..columns }, "1 blocks come with 1 steps"),
+            (pb::ScopeBlocks { runs: vec![1], gaps: vec![0], ..columns.clone() }, "leads to no block"),
+            (pb::ScopeBlocks { runs: vec![2], gaps: vec![1], ..columns.clone() }, "make no such runs"),
+            (pb::ScopeBlocks { underlay_steps: vec![0, -1], ..columns.clone() }, "a step of -1 from underlay"),
+            (pb::ScopeBlocks { hosts: vec![1], ..columns }, "1 blocks come with 0 runs"),
         ];
         for (columns, expected) in broken {
             let refused = packed_blocks(vec![columns]).unwrap_err().to_string();

@@ -210,9 +210,10 @@ fn connect(frame: &mut pb::ScopeFrame, words: [&str; 4], rest: &[&str]) {
 fn columns(packed: PackedBlocks) -> pb::ScopeBlocks {
     pb::ScopeBlocks {
         first: packed.first.to_string(),
-        steps: packed.steps,
+        runs: packed.runs,
+        gaps: packed.gaps,
         hosts: packed.hosts,
-        underlays: packed.underlays,
+        underlay_steps: packed.underlay_steps,
         underlays_v6: packed.underlays_v6.iter().map(|v6| v6.octets().to_vec().into()).collect(),
     }
 }

@@ -306,9 +306,10 @@ fn underlay(directory: &DirectoryAt, host: HostId) -> Option<IpAddr> {
 fn packed_blocks(directory: &DirectoryAt, state: &NetworkState) -> Vec<pb::ScopeBlocks> {
     let columns = |packed: PackedBlocks| pb::ScopeBlocks {
         first: packed.first.to_string(),
-        steps: packed.steps,
+        runs: packed.runs,
+        gaps: packed.gaps,
         hosts: packed.hosts,
-        underlays: packed.underlays,
+        underlay_steps: packed.underlay_steps,
         underlays_v6: packed.underlays_v6.iter().map(|v6| Bytes::copy_from_slice(&v6.octets())).collect(),
     };
     PackedBlocks::pack(state.blocks(), |host| underlay(directory, host)).into_iter().map(columns).collect()

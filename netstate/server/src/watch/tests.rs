@@ -290,9 +290,10 @@ impl Host {
             for columns in part.packed_blocks {
                 let packed = PackedBlocks {
                     first: columns.first.parse().unwrap(),
-                    steps: columns.steps,
+                    runs: columns.runs,
+                    gaps: columns.gaps,
                     hosts: columns.hosts,
-                    underlays: columns.underlays,
+                    underlay_steps: columns.underlay_steps,
                     underlays_v6: Vec::new(),
                 };
                 let blocks = packed.unpack().unwrap().into_iter();
