@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{encoded::Encoded, pace::Pace, presence::Heard};
+use super::{encoded::Encoded, pace::Pace, presence::Heard, schedule::Schedule};
 use crate::{
     forward::{HostProgress, Question},
     view::Outcome,
@@ -53,13 +53,20 @@ pub(super) struct Marks {
     pub(super) whole: BTreeSet<NetworkId>,
     /// Its scope may have changed.
     pub(super) rescope: bool,
-    /// When the first of these marks was made.
+    /// When the first of these marks was made. Since then the stream is in the [`Schedule`], or woken.
     pub(super) since: Option<Instant>,
+    /// No frame is made of them before.
+    pub(super) not_before: Option<Instant>,
     /// What was marked before is being made into a frame.
     making: bool,
 }
 
 impl Marks {
+    /// When a frame of them may be made.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.since.max(self.since.and(self.not_before))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.networks.is_empty() && self.whole.is_empty() && !self.rescope
     }
@@ -90,37 +97,54 @@ pub(super) struct Stream {
     pub(super) host: HostId,
     pub(super) marks: Mutex<Marks>,
     pub(super) wake: Notify,
+    schedule: Arc<Schedule>,
     pub(super) progress: Mutex<Progress>,
     /// The host has opened another one, or is registered no more.
     pub(super) ended: AtomicBool,
 }
 
 impl Stream {
-    pub(super) fn mark(&self, mark: impl FnOnce(&mut Marks)) {
-        {
-            let mut marks = self.marks.lock();
-            let woken = marks.since.is_some();
-            mark(&mut marks);
-            if woken {
-                // Whoever made the first mark has seen to it.
-                return;
-            }
-            marks.since.get_or_insert_with(Instant::now);
+    /// Has a frame made of what is marked, when its time comes.
+    pub(super) fn mark(self: &Arc<Self>, mark: impl FnOnce(&mut Marks)) {
+        if let Some(at) = self.note(mark) {
+            self.schedule.add(at, self);
         }
+    }
+
+    /// Has it made as soon as the transport has room.
+    pub(super) fn mark_at_once(&self, mark: impl FnOnce(&mut Marks)) {
+        self.note(|marks| {
+            mark(marks);
+            marks.not_before = None;
+        });
         self.wake.notify_one();
     }
 
-    /// Takes the marks, to make a frame of what they stand for.
-    pub(super) fn take_marks(&self) -> Marks {
+    /// When the stream is to be woken, if nobody has seen to it.
+    fn note(&self, mark: impl FnOnce(&mut Marks)) -> Option<Instant> {
+        let mut marks = self.marks.lock();
+        let seen_to = marks.since.is_some();
+        mark(&mut marks);
+        marks.since.get_or_insert_with(Instant::now);
+        marks.due().filter(|_| !seen_to)
+    }
+
+    /// Takes the marks, to make a frame of what they stand for, with the next one `apart` from it.
+    pub(super) fn take_marks(&self, apart: Duration) -> Marks {
         let mut marks = self.marks.lock();
         let taken = std::mem::take(&mut *marks);
         marks.making = true;
+        marks.not_before = Some(Instant::now() + apart);
         taken
     }
 
-    /// What came of the marks that were taken has been noted.
-    pub(super) fn made(&self) {
-        self.marks.lock().making = false;
+    /// What came of the marks that were taken has been noted: a frame, or nothing.
+    pub(super) fn made(&self, frame: bool) {
+        let mut marks = self.marks.lock();
+        marks.making = false;
+        if !frame {
+            marks.not_before = None;
+        }
     }
 
     /// For how long it has not had in force all that lies in its scope.
@@ -186,6 +210,7 @@ pub(crate) struct Hub {
     pub(super) encoded: Encoded,
     pub(super) frame_bytes: usize,
     pub(super) pace: Pace,
+    schedule: Arc<Schedule>,
     /// Frames sent since the start.
     pub(crate) frames: AtomicU64,
     /// From a change's being applied here to a host's reporting it programmed, in microseconds.
@@ -232,10 +257,16 @@ impl Hub {
             encoded: Encoded::default(),
             frame_bytes,
             pace: Pace::default(),
+            schedule: Arc::default(),
             frames: AtomicU64::new(0),
             programmed: Histogram::of_micros(),
             began: Instant::now(),
         }
+    }
+
+    /// Wakes streams that there is something to be told on, for as long as it is polled.
+    pub(crate) async fn wake_streams(&self) {
+        self.schedule.run().await;
     }
 
     /// Waits until it is the caller's turn to be given its scope. The next one is let in when the turn is dropped, when nothing
@@ -267,6 +298,7 @@ impl Hub {
             host,
             marks: Mutex::new(Marks { rescope: true, since: Some(Instant::now()), ..Marks::default() }),
             wake: Notify::new(),
+            schedule: self.schedule.clone(),
             progress: Mutex::default(),
             ended: AtomicBool::new(false),
         });

@@ -1,8 +1,11 @@
 //! The scoped watch: each host is told what concerns it, and nothing else.
 //!
 //! ```text
-//!  view ──touched──► hub: which streams does it concern? ──mark──► stream
-//!                                                                    │ when it can write, at its pace
+//!  view ──touched──► hub: which streams does it concern? ──mark──► schedule
+//!                                                                    │ wakes it, at its pace
+//!                                                                    ▼
+//!                                                                  stream
+//!                                                                    │ when it can write
 //!  view ◄──snapshots, what changed since its cursors──────────────── frame ──► host
 //!                                                                              │
 //!  hub ◄──────────────────────────────── ack ──────────────────────────────────┘
@@ -18,6 +21,7 @@ mod frame;
 mod hub;
 mod pace;
 pub(crate) mod presence;
+mod schedule;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -137,8 +137,6 @@ pub(super) struct Serving<R> {
     arriving: Arriving,
     /// Others wait for it to be given its scope.
     turn: Option<Turn>,
-    /// No frame is made before.
-    not_before: Instant,
     reports: R,
     stop: CancellationToken,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -160,18 +158,7 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
         stop: CancellationToken,
     ) -> Self {
         let stopped = Box::pin(stop.clone().cancelled_owned());
-        Serving {
-            hub,
-            view,
-            stream,
-            held,
-            arriving: Arriving::Begins,
-            turn: None,
-            not_before: Instant::now(),
-            reports,
-            stop,
-            stopped,
-        }
+        Serving { hub, view, stream, held, arriving: Arriving::Begins, turn: None, reports, stop, stopped }
     }
 
     /// Frames until the host goes or is sent away.
@@ -208,7 +195,7 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
                     // Whoever sends a second one is not what we serve.
                     Report::Hello(_) => return None,
                 },
-                () = due(&self.stream, self.not_before) => {
+                () = self.stream.wake.notified() => {
                     if self.stop.is_cancelled() {
                         return Some(Err(stopping()));
                     }
@@ -227,30 +214,15 @@ impl<R: futures::Stream<Item = Result<pb::HostReport, Status>> + Unpin> Serving<
     /// The next frame, for a transport that has asked for one.
     fn advance(&mut self, asked: Instant) -> Option<pb::ScopeFrame> {
         // Marks first, then what they stand for: what is marked meanwhile is looked at again.
-        let marks = self.stream.take_marks();
-        let now = Instant::now();
-        let could = marks.since.map(|since| since.max(self.not_before));
-        if let Some(could) = could.filter(|could| asked <= *could && self.arriving == Arriving::Complete) {
-            self.hub.pace.was_late(now.saturating_duration_since(could + TIMER_STEP));
+        let marks = self.stream.take_marks(self.hub.pace.apart());
+        if let Some(due) = marks.due().filter(|due| asked <= *due && self.arriving == Arriving::Complete) {
+            self.hub.pace.was_late((due + TIMER_STEP).elapsed());
         }
         let frame = advance(&self.hub, &self.view, &self.stream, &mut self.held, marks, &mut self.arriving);
-        // A full frame gains nothing by waiting.
-        if frame.is_some() && !self.held.left {
-            self.not_before = now + self.hub.pace.apart();
-        }
-        self.stream.made();
+        self.stream.made(frame.is_some());
         self.hub.frames.fetch_add(u64::from(frame.is_some()), Ordering::Relaxed);
         frame
     }
-}
-
-/// Waits until it is time to tell the host something and there is something to be told; in this order, so that what comes to
-/// be known meanwhile wakes nobody. Can be begun again.
-async fn due(stream: &Stream, not_before: Instant) {
-    if Instant::now() < not_before {
-        tokio::time::sleep_until(not_before).await;
-    }
-    stream.wake.notified().await;
 }
 
 /// The host learns it and goes elsewhere.
@@ -327,7 +299,7 @@ pub(super) fn advance(
 }
 
 /// Marks what the frame did not take in, and what may have changed without being marked for this stream.
-fn mark_again(view: &View, stream: &Stream, held: &Held, next: &Next, came: bool, since: Option<Instant>) {
+fn mark_again(view: &View, stream: &Arc<Stream>, held: &Held, next: &Next, came: bool, since: Option<Instant>) {
     let newer = |id: &&NetworkId| {
         held.networks.get(*id).and_then(|network| network.revision) < Some(view.revision(Home::Network(**id)))
     };
@@ -336,16 +308,24 @@ fn mark_again(view: &View, stream: &Stream, held: &Held, next: &Next, came: bool
     let (directory, last_moved) = view.directory_revisions();
     let moved = last_moved > next.moved;
     let rescope = directory > held.directory || !next.left.is_empty();
-    if rescope || moved || !missed.is_empty() {
-        stream.mark(|marks| {
-            marks.rescope |= rescope;
-            marks.networks.extend(missed);
-            marks.networks.extend(&next.left.networks);
-            if moved {
-                marks.whole.extend(held.networks.keys());
-            }
-            // What is left has been waiting for as long as what was sent.
-            marks.since = if next.left.is_empty() { marks.since } else { since };
+    if !rescope && !moved && missed.is_empty() {
+        return;
+    }
+    let mark = |marks: &mut Marks| {
+        marks.rescope |= rescope;
+        marks.networks.extend(missed);
+        marks.networks.extend(&next.left.networks);
+        if moved {
+            marks.whole.extend(held.networks.keys());
+        }
+    };
+    if next.left.is_empty() {
+        stream.mark(mark);
+    } else {
+        // It has been waiting for as long as what was sent, and a full frame gains nothing by waiting.
+        stream.mark_at_once(|marks| {
+            mark(marks);
+            marks.since = since;
         });
     }
 }

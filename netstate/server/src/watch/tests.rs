@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ use super::{
     frame::HeldNetwork,
     hub::Hub,
     hub::Stream,
+    schedule,
     stream::{Arriving, Serving, acknowledge, advance},
 };
 use crate::{
@@ -175,9 +179,9 @@ impl Watching {
         if self.arriving != Arriving::Begins && self.stream.marks.lock().is_empty() {
             return false;
         }
-        let marks = self.stream.take_marks();
+        let marks = self.stream.take_marks(Duration::ZERO);
         let frame = advance(&world.hub, &world.view, &self.stream, &mut self.held, marks, &mut self.arriving);
-        self.stream.made();
+        self.stream.made(frame.is_some());
         if let Some(frame) = frame {
             assert!(!frame.complete || self.arriving == Arriving::Complete);
             self.host.apply(&frame, &mut self.revisions);
@@ -512,6 +516,8 @@ async fn frames_of_a_late_node_are_apart_and_none_is_lost() {
     let (reports, heard) = tokio::sync::mpsc::channel(1);
     let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
     let (hub, view, stream) = (world.hub.clone(), world.view.clone(), world.hub.enter(HostId::new(1)).unwrap());
+    let waking = world.hub.clone();
+    let waking = tokio::spawn(async move { waking.wake_streams().await });
     let mut frames =
         Box::pin(Serving::new(hub, view, stream, Held::default(), heard, CancellationToken::new()).frames());
     let mut next = async || frames.next().await.unwrap().unwrap();
@@ -536,6 +542,41 @@ async fn frames_of_a_late_node_are_apart_and_none_is_lost() {
     let (second, ()) = tokio::join!(next(), more);
     assert!((apart..apart * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
     assert_eq!(second.locals[0].endpoints.len(), 2);
+    waking.abort();
+}
+
+#[test]
+fn others_run_between_streams() {
+    const STREAMS: usize = 800;
+    // As servers have it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).event_interval(7).enable_all().build();
+    let others = async {
+        let hub = Arc::new(Hub::default());
+        let told = Arc::new(AtomicUsize::new(0));
+        let streams: Vec<_> = (1..=STREAMS).map(|host| hub.enter(HostId::new(host as u32)).unwrap()).collect();
+        for stream in &streams {
+            // It was woken when it came.
+            stream.wake.notified().await;
+            stream.take_marks(Duration::ZERO);
+            let (stream, told) = (stream.clone(), told.clone());
+            tokio::spawn(async move {
+                stream.wake.notified().await;
+                told.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        streams.iter().for_each(|stream| stream.mark(|marks| marks.rescope = true));
+        let waking = tokio::spawn(async move { hub.wake_streams().await });
+        let mut before = 0;
+        while before < STREAMS {
+            schedule::others_run().await;
+            let now = told.load(Ordering::Relaxed);
+            assert!(now - before <= 2 * schedule::AT_ONCE, "{} streams ran before another task", now - before);
+            before = now;
+        }
+        waking.abort();
+    };
+    let runtime = runtime.unwrap();
+    runtime.block_on(runtime.spawn(others)).unwrap();
 }
 
 proptest! {
