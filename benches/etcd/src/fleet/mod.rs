@@ -54,6 +54,8 @@ pub(crate) struct Options {
 pub(crate) enum Scene {
     /// 5,000 hosts, for etcd as well.
     Compared,
+    /// The same with changes that concern hundreds of hosts each.
+    Wide,
     /// 10,000 hosts with a million endpoints.
     Full,
     /// Hosts with some 20 networks each that have nothing to do.
@@ -76,11 +78,11 @@ struct Scale {
 }
 
 impl Scene {
-    const ALL: [Scene; 5] = [Scene::Compared, Scene::Full, Scene::Idle, Scene::OneOfMany, Scene::OneOfFew];
+    const ALL: [Scene; 6] = [Scene::Compared, Scene::Wide, Scene::Full, Scene::Idle, Scene::OneOfMany, Scene::OneOfFew];
 
     fn systems(self) -> &'static [System] {
         match self {
-            Scene::Compared => &System::ALL,
+            Scene::Compared | Scene::Wide => &System::ALL,
             _ => &[System::Netstate],
         }
     }
@@ -97,6 +99,7 @@ impl Scene {
         };
         match self {
             Scene::Compared => scale(5_000, 5_000, 50_000, 1_000, 50, &["--time", "20s"]),
+            Scene::Wide => scale(5_000, 5_000, 50_000, 50, 800, &["--time", "20s", "--no-return"]),
             Scene::Full => scale(10_000, 10_000, 1_000_000, 1_000, 50, &["--time", "20s", "--slow", "--kill"]),
             Scene::Idle => scale(2_000, 4_000, 320_000, 10, 50, LITTLE),
             Scene::OneOfMany => scale(10_000, 10_000, 30_000, 500, 2, LITTLE),
@@ -107,6 +110,7 @@ impl Scene {
     pub(super) fn name(self) -> &'static str {
         match self {
             Scene::Compared => "compared",
+            Scene::Wide => "wide",
             Scene::Full => "full",
             Scene::Idle => "idle",
             Scene::OneOfMany => "one-of-many",

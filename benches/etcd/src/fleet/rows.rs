@@ -57,15 +57,17 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// All rows, of what was measured.
 pub(super) fn rows(fleets: &Fleets) -> Vec<Row> {
-    let both = |what: &str, pointer: &str, part: f64, unit, bar| {
-        let of = |system| fleets.figure(Scene::Compared, system, pointer).map(|figure| figure / part);
+    use Scene::{Compared, Full, Idle, OneOfFew, OneOfMany, Wide};
+    let compared = |what: &str, scene, pointer: &str, part: f64, unit, bar| {
+        let of = |system| fleets.figure(scene, system, pointer).map(|figure| figure / part);
         Row { what: what.to_owned(), netstate: of(System::Netstate), etcd: of(System::Etcd), unit, bar }
     };
+    let both = |what: &str, pointer: &str, part, unit, bar| compared(what, Compared, pointer, part, unit, bar);
+    let wide = |what: &str, pointer: &str, unit, bar| compared(what, Wide, pointer, 1.0, unit, bar);
     let own = |what: &str, scene, pointer: &str, part: f64, unit, bar| {
         let netstate = fleets.figure(scene, System::Netstate, pointer).map(|figure| figure / part);
         Row { what: what.to_owned(), netstate, etcd: None, unit, bar }
     };
-    use Scene::{Full, Idle, OneOfFew, OneOfMany};
     let mut rows = vec![
         own(
             "full: three servers together, all hosts connected",
@@ -97,12 +99,20 @@ pub(super) fn rows(fleets: &Fleets) -> Vec<Row> {
         both("changes a second when 1,000 are asked for", "/change/changes_per_second", 1.0, "/s", Bar::None),
         both("… servers' processor time for a delivery", "/change/server_micros_per_delivery", 1.0, "µs", Bar::None),
         both(
-            "events delivered a second, saturated",
+            "events delivered a second, saturated with changes for 50 hosts each",
             "/saturated/deliveries_per_second",
             1.0,
             "/s",
             Bar::TimesEtcd(5.0, 10.0),
         ),
+        wide("… with changes for 800 hosts each", "/saturated/deliveries_per_second", "/s", Bar::TimesEtcd(5.0, 10.0)),
+        wide(
+            "wide: 50 changes a second for 800 hosts each, delivered, p50",
+            "/change/delivered/p50_ms",
+            "ms",
+            Bar::None,
+        ),
+        wide("… p99", "/change/delivered/p99_ms", "ms", Bar::None),
         both("bytes for a delivered change", "/change/bytes_per_delivery", 1.0, "B", Bar::PartOfEtcd(1.0 / 3.0, 0.2)),
         both("servers' memory, all hosts connected", "/server_bytes_with_idle_hosts", MIB, "MiB", Bar::None),
         both("hosts arrive with nothing, until all are served", "/arrive/all_after_ms", 1000.0, "s", Bar::None),
