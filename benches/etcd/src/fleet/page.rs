@@ -19,7 +19,7 @@ With etcd a key is an endpoint, with the values as JSON that Netstate keeps of i
 prefixes of its networks and of those connected with them: one stream of watches a host.
 
 The scenes: *compared* is 5,000 hosts, 5,000 networks and 50,000 endpoints, on both; *wide* the same, with changes that
-concern some 800 hosts each; *full* 10,000, 10,000 and 1,000,000; *idle* 2,000 hosts with some 20 networks each. Hosts that
+concern some 600 hosts each; *full* 10,000, 10,000 and 1,000,000; *idle* 2,000 hosts with some 20 networks each. Hosts that
 read slowly come with nothing three seconds before the others are measured beside them.
 ";
 
