@@ -26,20 +26,21 @@ impl Gathering {
     pub(crate) fn new(stream: TcpStream) -> Self {
         Gathering { stream, yielded: false }
     }
+}
 
-    /// Pending once between two flushes, to be polled again after the tasks that are ready now.
-    fn poll_others(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+/// Pending until it has `yielded`, once, to be polled again after all tasks that are ready now. (`yield_now` goes on after a look
+/// at what the system has, if that is sooner.)
+pub(crate) fn poll_others(yielded: &mut bool, cx: &mut Context<'_>) -> Poll<()> {
+    if std::mem::replace(yielded, true) {
+        return Poll::Ready(());
     }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 impl AsyncWrite for Gathering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_others(cx));
+        ready!(poll_others(&mut self.yielded, cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -48,7 +49,7 @@ impl AsyncWrite for Gathering {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_others(cx));
+        ready!(poll_others(&mut self.yielded, cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 

@@ -119,9 +119,7 @@ impl Server {
             status: own.clone(),
         });
         let stop = CancellationToken::new();
-        let waking = hub.clone();
-        let wake_streams = async move { waking.wake_streams().await };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(wake_streams));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(hub.clone().wake_streams()));
         tokio::spawn(lost::run(node.clone(), view.clone(), executor.clone(), stop.clone()));
         tokio::spawn(reconcile::run(node.clone(), view.clone(), executor.clone(), clock.clone(), stop.clone()));
         let client_url = Some(format!("http://{}", own.client_address()));

@@ -299,9 +299,11 @@ impl<'a> Search<'a> {
             .filter(|index| first_return.is_none_or(|(at, _)| self.history[*index].invoked <= at))
             .filter_map(|index| {
                 let (_, events) = state.clone().apply(&self.history[index].request);
+                if events.is_empty() || !self.places.sure.admits(revision, &events) {
+                    return None;
+                }
                 let unseen = self.seen.unseen(revision, &events);
-                let possible = !events.is_empty() && self.places.sure.admits(revision, &events);
-                (possible && (unseen.is_some() || self.trust == Trust::Answers)).then_some((index, unseen))
+                (unseen.is_some() || self.trust == Trust::Answers).then_some((index, unseen))
             })
             .collect()
     }

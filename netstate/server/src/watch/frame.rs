@@ -36,8 +36,6 @@ pub(super) struct Held {
     pub(super) void: Vec<ConnectionId>,
     /// The next frame has to say everything: what is held of one network may not go together with what is given of another.
     pub(super) at_once: bool,
-    /// The last frame had no room for all that there was.
-    pub(super) left: bool,
 }
 
 impl Held {
@@ -139,8 +137,7 @@ pub(super) fn next(view: &View, encoded: &Encoded, host: HostId, held: &mut Held
     builder.networks(held, marks);
     builder.connections(held, came);
     builder.members(held, marks);
-    held.left = !builder.next.left.is_empty();
-    if !held.left {
+    if builder.next.left.is_empty() {
         // Not before: a host that comes back says by it that nothing has to be sent again of what moved until then.
         held.directory = builder.directory.revision;
     }

@@ -265,7 +265,7 @@ impl Hub {
     }
 
     /// Wakes streams that there is something to be told on, for as long as it is polled.
-    pub(crate) async fn wake_streams(&self) {
+    pub(crate) async fn wake_streams(self: Arc<Self>) {
         self.schedule.run().await;
     }
 

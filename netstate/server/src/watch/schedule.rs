@@ -8,7 +8,6 @@ use std::{
     collections::BTreeMap,
     future::poll_fn,
     sync::{Arc, Weak},
-    task::Poll,
 };
 
 use parking_lot::Mutex;
@@ -18,6 +17,7 @@ use tokio::{
 };
 
 use super::hub::Stream;
+use crate::gather::poll_others;
 
 /// Streams woken between two looks at what else is ready, which waits for some half of a millisecond then.
 pub(super) const AT_ONCE: usize = 16;
@@ -85,15 +85,8 @@ impl Schedule {
     }
 }
 
-/// Goes on after all tasks that are ready now. (`yield_now` goes on after a look at what the system has, if that is sooner.)
+/// Goes on after all tasks that are ready now.
 pub(super) async fn others_run() {
     let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    poll_fn(|context| poll_others(&mut yielded, context)).await;
 }

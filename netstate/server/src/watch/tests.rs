@@ -516,8 +516,7 @@ async fn frames_of_a_late_node_are_apart_and_none_is_lost() {
     let (reports, heard) = tokio::sync::mpsc::channel(1);
     let heard = tokio_stream::wrappers::ReceiverStream::new(heard);
     let (hub, view, stream) = (world.hub.clone(), world.view.clone(), world.hub.enter(HostId::new(1)).unwrap());
-    let waking = world.hub.clone();
-    let waking = tokio::spawn(async move { waking.wake_streams().await });
+    let waking = tokio::spawn(world.hub.clone().wake_streams());
     let mut frames =
         Box::pin(Serving::new(hub, view, stream, Held::default(), heard, CancellationToken::new()).frames());
     let mut next = async || frames.next().await.unwrap().unwrap();
@@ -565,7 +564,7 @@ fn others_run_between_streams() {
             });
         }
         streams.iter().for_each(|stream| stream.mark(|marks| marks.rescope = true));
-        let waking = tokio::spawn(async move { hub.wake_streams().await });
+        let waking = tokio::spawn(hub.wake_streams());
         let mut before = 0;
         while before < STREAMS {
             schedule::others_run().await;
