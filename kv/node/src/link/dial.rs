@@ -49,6 +49,15 @@ pub(super) struct Keeper {
     expelled: Expelled,
 }
 
+/// Who is told of how a link is.
+pub(super) struct Told {
+    /// Since when it is down; `None`: it is up.
+    pub(super) down: watch::Sender<Option<tokio::time::Instant>>,
+    pub(super) times_up: Arc<AtomicU64>,
+    /// That it has come up, as any other.
+    pub(super) reached: watch::Sender<()>,
+}
+
 /// Why a link was not opened.
 enum Closed {
     /// It may be later.
@@ -69,36 +78,32 @@ impl Keeper {
     }
 
     /// Keeps the link up until nobody can ask any more.
-    pub(super) async fn keep(
-        self,
-        mut queue: mpsc::Receiver<Outgoing>,
-        down: watch::Sender<Option<tokio::time::Instant>>,
-        times_up: Arc<AtomicU64>,
-    ) {
+    pub(super) async fn keep(self, mut queue: mpsc::Receiver<Outgoing>, told: Told) {
         let (peer, address) = (self.peer, &self.address);
         let mut backoff = BACKOFF_MIN;
-        let mut told = String::new();
+        let mut said = String::new();
         while !queue.is_closed() {
             match self.open().await {
                 Ok((frames, answers)) => {
                     tracing::info!(%peer, address, "link up");
                     backoff = BACKOFF_MIN;
-                    told.clear();
-                    times_up.fetch_add(1, Ordering::Relaxed);
-                    down.send_replace(None);
+                    said.clear();
+                    told.times_up.fetch_add(1, Ordering::Relaxed);
+                    told.down.send_replace(None);
+                    told.reached.send_replace(());
                     let waiting = Waiting::default();
                     tokio::select! {
                         () = write(&mut queue, &frames, &waiting) => {}
                         () = read(answers, &waiting) => {}
                     }
-                    down.send_replace(Some(tokio::time::Instant::now()));
+                    told.down.send_replace(Some(tokio::time::Instant::now()));
                     tracing::warn!(%peer, address, "link down");
                     fail(&mut queue, &waiting);
                 }
                 Err(Closed::Expelled(reason)) => (self.expelled)(&reason),
-                Err(Closed::Failed(reason)) if reason != told => {
+                Err(Closed::Failed(reason)) if reason != said => {
                     tracing::warn!(%peer, address, reason, "no link yet");
-                    told = reason;
+                    said = reason;
                 }
                 Err(Closed::Failed(_)) => {}
             }

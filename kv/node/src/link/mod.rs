@@ -143,12 +143,14 @@ struct Inner {
     admit: Admit,
     expelled: Expelled,
     links: RwLock<BTreeMap<NodeId, Link>>,
+    /// Changes whenever a link has come up.
+    reached: watch::Sender<()>,
 }
 
 impl Links {
     /// Links to nobody yet.
     pub(crate) fn new(own: Identity, admit: Admit, expelled: Expelled) -> Self {
-        Links(Arc::new(Inner { own, admit, expelled, links: RwLock::default() }))
+        Links(Arc::new(Inner { own, admit, expelled, links: RwLock::default(), reached: watch::channel(()).0 }))
     }
 
     /// Keeps links to these nodes (id and address) and to no others.
@@ -164,7 +166,8 @@ impl Links {
                 let ends = (self.0.admit.clone(), self.0.expelled.clone());
                 let times_up = Arc::<AtomicU64>::default();
                 let keeper = dial::Keeper::new(self.0.own, node, address.clone(), ends);
-                let keeping = keeper.keep(queue, tell_down, times_up.clone());
+                let told = dial::Told { down: tell_down, times_up: times_up.clone(), reached: self.0.reached.clone() };
+                let keeping = keeper.keep(queue, told);
                 tokio::spawn(ended.clone().run_until_cancelled_owned(keeping));
                 let round_trip_micros = AtomicU64::default();
                 Link { address, outbox, down, times_up, round_trip_micros, _kept: ended.drop_guard() }
@@ -198,6 +201,11 @@ impl Links {
     /// Whether the link to a node is up.
     pub(crate) fn up(&self, node: NodeId) -> bool {
         self.0.links.read().get(&node).is_some_and(Link::is_up)
+    }
+
+    /// Changes whenever a link has come up.
+    pub(crate) fn reached(&self) -> watch::Receiver<()> {
+        self.0.reached.subscribe()
     }
 
     /// For how long the link to a node has been down.

@@ -21,7 +21,8 @@ use super::{MemberNode, Snapshot, SnapshotData, Types, Vote, decode, encode};
 use crate::{
     counts::Counts,
     link::{LinkError, Links},
-    snapshot::{self, Pace},
+    node::Inner,
+    snapshot::{self, Pace, SendError},
 };
 
 /// How long a follower may take for one request: it syncs what it appends, and its disk may be busy. A dead one is noticed by
@@ -74,9 +75,20 @@ impl Client {
 
 fn rpc_error(error: &LinkError) -> RPCError<Types> {
     match error {
-        // openraft then waits a little before it tries again.
+        // openraft then waits before it tries again, for a second in the end, or until `resume` ends that.
         LinkError::Unsent | LinkError::Lost => RPCError::Unreachable(Unreachable::new(error)),
         LinkError::Timeout | LinkError::Refused { .. } => RPCError::Network(NetworkError::new(error)),
+    }
+}
+
+/// Has leaders go on at once with whoever can be reached again, rather than after the pause that openraft has come to.
+pub(crate) async fn resume(inner: Arc<Inner>) {
+    let mut reached = inner.links.reached();
+    while reached.changed().await.is_ok() {
+        for group in &inner.groups {
+            // All targets: whoever is still out of reach only fails once more. A group that has stopped says so elsewhere.
+            let _ = group.raft.trigger().reset_backoff([]).await;
+        }
     }
 }
 
@@ -159,7 +171,10 @@ impl RaftNetworkV2<Types> for Client {
         let counts = &self.counts.sent;
         let sending = snapshot::send(&self.links, self.target, self.group, &self.pace, vote, snapshot, counts);
         tokio::select! {
-            sent = sending => sent.map_err(|error| StreamingError::from(NetworkError::new(&error))),
+            sent = sending => sent.map_err(|error| match error {
+                SendError::Link(error) => rpc_error(&error).into(),
+                error => NetworkError::new(&error).into(),
+            }),
             closed = cancel => {
                 self.counts.sent.failed.add(1);
                 Err(closed.into())
