@@ -1,7 +1,7 @@
 //! The two systems and how a member of each is started.
 //!
-//! Must hold: both run with their own defaults, above all with every acknowledged write synced on a majority; both listen
-//! on the loopback only.
+//! Must hold: both run with their own defaults but for what is said here, above all with every acknowledged write synced on a
+//! majority; both listen on the loopback only.
 //!
 //! Left to others: processes and their ends (see `cluster`).
 
@@ -29,6 +29,9 @@ pub(crate) struct Programs {
     /// Netstate's program, built for release
     #[arg(long, default_value = "target/release/netstate")]
     pub(crate) netstate: PathBuf,
+    /// Netstate's Raft groups [default: its own default; 2, one for each core, for fleets]
+    #[arg(long)]
+    pub(crate) groups: Option<u16>,
 }
 
 /// What a member of a cluster is called, and where it listens and keeps its data.
@@ -70,7 +73,7 @@ impl System {
         let mut command = Command::new(self.program(programs));
         match self {
             System::Etcd => etcd_arguments(&mut command, member, all),
-            System::Netstate => netstate_arguments(&mut command, member, all),
+            System::Netstate => netstate_arguments(&mut command, programs.groups, member, all),
         }
         command
     }
@@ -93,12 +96,13 @@ fn etcd_arguments(command: &mut Command, member: &Place, all: &[Place]) {
         .args(["--quota-backend-bytes", &ETCD_QUOTA_BYTES.to_string()]);
 }
 
-fn netstate_arguments(command: &mut Command, member: &Place, all: &[Place]) {
+fn netstate_arguments(command: &mut Command, groups: Option<u16>, member: &Place, all: &[Place]) {
     let local = |port: u16| format!("127.0.0.1:{port}");
     let cluster: Vec<_> = all.iter().map(|m| format!("{}={}", m.name, local(m.peer_port))).collect();
     command
         .args(["server", "--name", &member.name, "--data-dir"])
         .arg(&member.data)
         .args(["--listen-client", &local(member.client_port), "--listen-peer", &local(member.peer_port)])
-        .args(["--listen-http", &local(member.http_port), "--initial-cluster", &cluster.join(",")]);
+        .args(["--listen-http", &local(member.http_port), "--initial-cluster", &cluster.join(",")])
+        .args(groups.map(|groups| format!("--groups={groups}")));
 }

@@ -28,6 +28,8 @@ const SCENE_WITHIN: Duration = Duration::from_secs(1800);
 /// How patient the program that plays hosts is.
 const PATIENCE: &str = "120s";
 const PREFIX: &str = "fleet";
+/// Netstate's groups unless others are asked for: one for each core of the machine that the bars are for.
+const GROUPS: u16 = 2;
 
 /// How to measure fleets.
 #[derive(Args, Clone)]
@@ -212,7 +214,9 @@ fn write(options: &Options, fleets: &Fleets) -> Result<()> {
 }
 
 async fn play(options: &Options, scene: Scene, system: System, progress: &Progress) -> Result<Value> {
-    let programs = &options.programs;
+    let mut programs = options.programs.clone();
+    programs.groups.get_or_insert(GROUPS);
+    let programs = &programs;
     let scale = if options.quick { scene.scale().quick() } else { scene.scale() };
     let mut cluster = Cluster::start(system, programs, &options.dir, &format!("fleet-{}", scene.name())).await?;
     let servers: Vec<_> =

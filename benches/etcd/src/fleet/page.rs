@@ -15,6 +15,8 @@ networks follow Zipf's law; a network is on a host for each eight endpoints. A c
 a connection with a label selector names, so that every host of the two networks has to know of it. Deliveries count from
 before the call until the host has the whole frame in its hands. Of 20 hosts one stays when the others leave and return.
 
+Netstate has two Raft groups here, one for each core, as [scaling.md](scaling.md) advises; etcd is one.
+
 With etcd a key is an endpoint, with the values as JSON that Netstate keeps of it, and each host lists and watches the
 prefixes of its networks and of those connected with them: one stream of watches a host.
 
