@@ -46,6 +46,7 @@ mod raft;
 mod repair;
 mod requests;
 mod rest;
+mod resume;
 mod snapshot;
 mod trace;
 mod watch;

@@ -34,6 +34,7 @@ use crate::{
     raft,
     repair::Outgoing,
     rest::{self, Rest},
+    resume,
     snapshot::{Incoming, Pace},
     trace::TARGET as TRACE_TARGET,
     watch::{History, Watch},
@@ -292,7 +293,7 @@ impl Node {
         inner.until_stop(inner.catalog.clone().follow(inner.clone()));
         inner.until_stop(members::follow(inner.clone()));
         inner.until_stop(members::introduce(node.clone(), founding::candidate(&config, origin.instance)));
-        inner.until_stop(raft::resume(inner.clone()));
+        inner.until_stop(resume::run(inner.clone()));
         inner.until_stop(heads::run(inner.clone()));
         inner.until_stop(rest::run(inner.clone()));
         inner.until_stop(housekeeping::run(inner.clone()));

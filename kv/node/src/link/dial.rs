@@ -49,12 +49,12 @@ pub(super) struct Keeper {
     expelled: Expelled,
 }
 
-/// Who is told of how a link is.
+/// Where it is said how a link is.
 pub(super) struct Told {
     /// Since when it is down; `None`: it is up.
     pub(super) down: watch::Sender<Option<tokio::time::Instant>>,
     pub(super) times_up: Arc<AtomicU64>,
-    /// That it has come up, as any other.
+    /// Changes when any link comes up.
     pub(super) reached: watch::Sender<()>,
 }
 

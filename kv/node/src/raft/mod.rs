@@ -8,5 +8,5 @@ mod types;
 
 pub(crate) use log::{LogStore, completion, ends, finished};
 pub(crate) use machine::{Machine, SnapshotData, meta as applied_meta};
-pub(crate) use network::{Network, resume};
+pub(crate) use network::Network;
 pub(crate) use types::*;

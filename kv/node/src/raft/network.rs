@@ -21,7 +21,6 @@ use super::{MemberNode, Snapshot, SnapshotData, Types, Vote, decode, encode};
 use crate::{
     counts::Counts,
     link::{LinkError, Links},
-    node::Inner,
     snapshot::{self, Pace, SendError},
 };
 
@@ -75,20 +74,9 @@ impl Client {
 
 fn rpc_error(error: &LinkError) -> RPCError<Types> {
     match error {
-        // openraft then waits before it tries again, for a second in the end, or until `resume` ends that.
+        // openraft then waits before it tries again, for a second in the end; with log entries no longer than until `resume`.
         LinkError::Unsent | LinkError::Lost => RPCError::Unreachable(Unreachable::new(error)),
         LinkError::Timeout | LinkError::Refused { .. } => RPCError::Network(NetworkError::new(error)),
-    }
-}
-
-/// Has leaders go on at once with whoever can be reached again, rather than after the pause that openraft has come to.
-pub(crate) async fn resume(inner: Arc<Inner>) {
-    let mut reached = inner.links.reached();
-    while reached.changed().await.is_ok() {
-        for group in &inner.groups {
-            // All targets: whoever is still out of reach only fails once more. A group that has stopped says so elsewhere.
-            let _ = group.raft.trigger().reset_backoff([]).await;
-        }
     }
 }
 
