@@ -29,8 +29,8 @@ pub(crate) struct Programs {
     /// Netstate's program, built for release
     #[arg(long, default_value = "target/release/netstate")]
     pub(crate) netstate: PathBuf,
-    /// Netstate's Raft groups [default: its own default; 2, one for each core, for fleets]
-    #[arg(long)]
+    /// Netstate's Raft groups, unless its own default.
+    #[arg(skip)]
     pub(crate) groups: Option<u16>,
 }
 
