@@ -238,3 +238,58 @@ impl Links {
         self.0.links.read().keys().copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Has nothing to say.
+    struct Silent;
+
+    impl Handler for Silent {
+        fn handle(
+            self: Arc<Self>,
+            _from: NodeId,
+            _kind: Kind,
+            _group: GroupId,
+            _payload: Bytes,
+        ) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn recognises(&self, _candidate: &Candidate) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn join(self: Arc<Self>, _candidate: Candidate) -> BoxFuture<'static, Result<join::Joined, MembershipError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_told_whenever_a_link_comes_up() {
+        let links = |node| {
+            let own = Identity { cluster: ClusterId::new([1; 16]), node: NodeId::new(node), instance: None };
+            Links::new(own, Arc::new(|_, _| Ok(())), Arc::new(|_| {}))
+        };
+        let (here, there) = (links(1), links(2));
+        let peer = NodeId::new(2);
+        let mut reached = here.reached();
+        let mut address = "127.0.0.1:0".to_owned();
+        for _ in 0..2 {
+            let listener = TcpListener::bind(&address).await.unwrap();
+            address = listener.local_addr().unwrap().to_string();
+            let stop = CancellationToken::new();
+            let serving = tokio::spawn(Server::run(there.clone(), Arc::new(Silent), listener, stop.clone()));
+            here.set([(peer, address.clone())]);
+            reached.changed().await.unwrap();
+            assert!(here.up(peer), "who is told finds it up");
+            stop.cancel();
+            serving.await.unwrap();
+            let mut down = here.0.links.read()[&peer].down.clone();
+            down.wait_for(Option::is_some).await.unwrap();
+        }
+    }
+}
