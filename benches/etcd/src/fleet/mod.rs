@@ -28,7 +28,7 @@ const SCENE_WITHIN: Duration = Duration::from_secs(1800);
 /// How patient the program that plays hosts is.
 const PATIENCE: &str = "120s";
 const PREFIX: &str = "fleet";
-/// One for each core of the machine that the bars are for.
+/// Netstate's Raft groups: one for each core of the machine that the bars are for.
 const GROUPS: u16 = 2;
 
 /// How to measure fleets.
@@ -40,9 +40,6 @@ pub(crate) struct Options {
     /// Measure only these scenes
     #[arg(long, value_delimiter = ',')]
     only: Vec<Scene>,
-    /// Netstate's Raft groups
-    #[arg(long, default_value_t = GROUPS)]
-    groups: u16,
     #[command(flatten)]
     programs: Programs,
     /// Where the servers keep data, removed afterwards, and logs
@@ -205,7 +202,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 }
 
 fn write(options: &Options, fleets: &Fleets) -> Result<()> {
-    let whole = options.only.is_empty() && !options.quick && options.groups == GROUPS;
+    let whole = options.only.is_empty() && !options.quick;
     let default = || if whole { "docs/benchmarks-fleet".into() } else { options.dir.join("fleet") };
     let base = options.output.clone().unwrap_or_else(default);
     let path = |ending: &str| PathBuf::from(format!("{}.{ending}", base.display()));
@@ -217,7 +214,7 @@ fn write(options: &Options, fleets: &Fleets) -> Result<()> {
 }
 
 async fn play(options: &Options, scene: Scene, system: System, progress: &Progress) -> Result<Value> {
-    let programs = &Programs { groups: Some(options.groups), ..options.programs.clone() };
+    let programs = &Programs { groups: Some(GROUPS), ..options.programs.clone() };
     let scale = if options.quick { scene.scale().quick() } else { scene.scale() };
     let mut cluster = Cluster::start(system, programs, &options.dir, &format!("fleet-{}", scene.name())).await?;
     let servers: Vec<_> =
